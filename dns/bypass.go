@@ -8,32 +8,31 @@ import (
 	"wayleave.dev/model"
 )
 
-// Bypass is what a data plane offers to the cluster DNS: while the local server has an open socket, queries for it and
-// its replies are kept out of connection tracking, and so from the service proxy. Other queries pass as for any
+// Bypass is what a data plane provides for the cluster DNS: while the local server has an open socket, queries to it
+// and its replies bypass connection tracking, and so the service proxy. Other queries are handled like those to any
 // Service.
 type Bypass interface {
-	// Set replaces the addresses at port 53 that are for the local server.
+	// Set replaces the addresses whose port 53 the local server serves.
 	Set(ctx context.Context, vips []netip.Addr) error
-	// Watch tells of foreign changes, until ctx ends.
+	// Watch reports foreign changes, until ctx ends.
 	Watch(context.Context) (<-chan struct{}, error)
-	// Remove takes everything out of the kernel.
+	// Remove removes everything from the kernel.
 	Remove(context.Context) error
-	// Remains names what is in the kernel.
+	// Remains lists what is in the kernel.
 	Remains(context.Context) ([]string, error)
 }
 
 // TableName is the name of the tables of NFTables, one per family.
 const TableName = "wayleave-dns"
 
-// NFTables is the Bypass by rules of nftables.
+// NFTables is the Bypass with nftables rules.
 type NFTables struct{ Conn nft.Conn }
 
 var _ Bypass = NFTables{}
 
-// table keeps queries to the local server out of connection tracking: there is
-// nothing to translate, and the races of conntrack that lose DNS packets cannot
-// happen. A packet for which no socket is open stays tracked, so that the service
-// proxy sends it to another node's server.
+// table keeps queries to the local server out of connection tracking: nothing needs translation, and conntrack's races
+// that lose DNS packets cannot happen. Without an open socket the packet is tracked, so that the service proxy sends it
+// to another node's server.
 func table(f nft.Family) nft.Table {
 	raw := int32(-300)
 	toVIP := nft.In{Fields: []nft.Field{nft.Daddr, nft.L4Proto, nft.Dport}, Set: "vips"}
@@ -43,7 +42,7 @@ func table(f nft.Family) nft.Table {
 		Sets: []nft.Set{{Name: "vips", Key: []nft.Type{nft.Addr, nft.Proto, nft.Port}}},
 		Chains: []nft.Chain{
 			{Name: "queries", Hook: &nft.Hook{Type: "filter", Hook: "prerouting", Priority: raw}, Rules: []nft.Rule{
-				{toVIP, nft.SocketOfAnyAddress{}, nft.Accept()}, // another program's, on this node's port 53
+				{toVIP, nft.SocketOfAnyAddress{}, nft.Accept()}, // of another program, on this node's port 53
 				{toVIP, nft.SocketOpen{}, nft.Notrack()}}},
 			{Name: "replies", Hook: &nft.Hook{Type: "filter", Hook: "output", Priority: raw},
 				Rules: []nft.Rule{{fromVIP, nft.Notrack()}}},

@@ -12,7 +12,7 @@ import (
 	"wayleave.dev/reconcile"
 )
 
-// CallerPlan is what one pod brings to the table.
+// CallerPlan is one pod's part of the table.
 type CallerPlan struct {
 	schema.Caller
 	Addrs []netip.Addr
@@ -23,13 +23,12 @@ func (p CallerPlan) Equal(o CallerPlan) bool {
 	return p.Caller.Equal(o.Caller) && slices.Equal(p.Addrs, o.Addrs)
 }
 
-// CallerKeys are the pods that changed.
+// CallerKeys returns the changed pods.
 func CallerKeys(_ model.Snapshot, c model.Changes) []model.Name {
 	return slices.Collect(maps.Keys(c.Of(model.PodKind)))
 }
 
-// PlanCaller makes the plan of a pod of this node. Pods with the node's network have
-// no address of their own to be known by.
+// PlanCaller plans a pod of this node. Pods with the node's network cannot be identified by address.
 func PlanCaller(node string) func(model.Snapshot, model.Name) (CallerPlan, bool, []model.Problem) {
 	return func(snap model.Snapshot, key model.Name) (CallerPlan, bool, []model.Problem) {
 		p, ok := snap.Pod(key)
@@ -42,11 +41,11 @@ func PlanCaller(node string) func(model.Snapshot, model.Name) (CallerPlan, bool,
 }
 
 // CallerTable is the agent's side of the table of callers: it joins the pods of the API with the leases of addresses,
-// and feeds the servers. An address that two pods claim belongs to none. So does an address that the API and its lease
-// give to different pods: the API learns late that a pod has ended.
+// and sends the table to the servers. An address that two pods claim is left out, and so is one that the API and its
+// lease assign to different pods: the API shows late that a pod has ended.
 type CallerTable struct {
 	Feed *Feed
-	// Leased says that Wayleave runs the pod network: no pod is known before Leases was called.
+	// Leased means that Wayleave runs the pod network: no pod is known before Leases was called.
 	Leased bool
 
 	mu     sync.Mutex

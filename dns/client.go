@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// Open asks the server's own socket and returns the body, for the caller to read and
-// close. An answer that is not OK is an error with the server's words.
+// Open sends a request to the server's own socket and returns the body, for the caller to read and close. A status
+// other than OK becomes an error with the server's text.
 func Open(ctx context.Context, socket, path string) (io.ReadCloser, error) {
 	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _,
 		_ string) (net.Conn, error) {
@@ -46,12 +46,12 @@ func Get(ctx context.Context, socket, path string) (string, error) {
 	return string(raw), err
 }
 
-// QueryPath is the path of a pod's walk on the server's own socket, for Open.
+// QueryPath returns the path of a pod's walk on the server's own socket, for Open.
 func QueryPath(pod, name, qtype string) string {
 	return "/query?" + url.Values{"pod": {pod}, "name": {name}, "type": {qtype}}.Encode()
 }
 
-// LogPath is the path of a query log on the server's own socket, for Open.
+// LogPath returns the path of a query log on the server's own socket, for Open.
 func LogPath(pod, name string, d time.Duration) string {
 	return "/log?" + url.Values{"pod": {pod}, "name": {name}, "for": {d.String()}}.Encode()
 }

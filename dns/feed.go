@@ -18,11 +18,11 @@ import (
 	"wayleave.dev/reconcile"
 )
 
-// Feed is the agent's side: it holds the desired state of servers, and sends it to every server that connects.
-// Fill the fields before Serve. Methods may be called concurrently.
+// Feed is the agent's side: it holds the desired state of servers, and sends it to every server that connects. Set the
+// fields before Serve. Methods may be called concurrently.
 type Feed struct {
-	// Open makes the sockets that a server lacks. It is called when a server
-	// connects and when the wanted sockets change.
+	// Open opens the sockets that a server lacks. It is called when a server connects and when the desired sockets
+	// change.
 	Open func(schema.Socket) (*os.File, error)
 	// AllowUID may connect; root may, too.
 	AllowUID uint32
@@ -30,7 +30,7 @@ type Feed struct {
 
 	out handoff.Feed[schema.Socket, session, frames.Update, frames.News]
 
-	// All below is guarded by the lock of out.
+	// The fields below are guarded by the lock of out.
 	entries  handoff.Table[model.Name, schema.Records]
 	settings handoff.Value[schema.Settings]
 	callers  handoff.Value[map[netip.Addr]schema.Caller]
@@ -43,7 +43,7 @@ type Feed struct {
 
 var _ reconcile.Target[model.Name, schema.Records] = (*Feed)(nil)
 
-// session is what the agent notes of one connected server; guarded by the feed's lock.
+// session is the agent's state of one connected server; guarded by the feed's lock.
 type session struct {
 	entries  *handoff.Cursor[model.Name, schema.Records]
 	settings uint64 // the revisions that the server has
@@ -51,7 +51,7 @@ type session struct {
 	wanted   uint64
 	holds    map[schema.Socket]bool
 	known    bool // the server has names, from an earlier agent
-	before   bool // the server was told of the sockets of an earlier agent
+	before   bool // the server was offered the sockets of an earlier agent
 	lacks    map[string][]string
 	guests   guestsTold
 }
@@ -80,7 +80,7 @@ func (f *Feed) SetCallers(callers map[netip.Addr]schema.Caller) {
 	})
 }
 
-// Callers is the number of addresses of this node's pods that are known.
+// Callers returns the number of known addresses of this node's pods.
 func (f *Feed) Callers() (n int) {
 	f.out.View(func([]*session) {
 		have, _ := f.callers.Get()
@@ -97,14 +97,15 @@ func (f *Feed) Listen(list []schema.Socket) {
 	})
 }
 
-// Disable tells servers that DNS is off: they close their sockets, and are ready. It is for a feed without other state.
+// Disable tells servers that DNS is disabled: they close their sockets, and are ready. It is for a feed without other
+// state.
 func (f *Feed) Disable() { f.out.Change(func() { f.rest = true }) }
 
-// listenedBefore are the sockets for as long as the agent does not know which: of
-// servers alone that can answer by what an earlier agent told them.
+// listenedBefore offers the sockets of an earlier agent while this agent does not know which to serve, and only to
+// servers that have an earlier agent's records.
 func (f *Feed) listenedBefore(list []schema.Socket) { f.out.Change(func() { f.before = list }) }
 
-// Servers is the number of connected servers.
+// Servers returns the number of connected servers.
 func (f *Feed) Servers() int { return f.out.Children() }
 
 // Serve accepts servers until ctx ends.
@@ -123,17 +124,17 @@ func (f *Feed) begin(h handoff.Hello[schema.Socket]) *session {
 
 func (f *Feed) end(s *session) { s.entries.Close() }
 
-// note keeps the news of a server.
+// note records the news of a server.
 func (f *Feed) note(s *session, n frames.News) error {
 	if n.Lacks == nil {
-		return errors.New("the server said something else than hello and news")
+		return errors.New("unexpected message of the server: neither hello nor news")
 	}
 	s.lacks = f.known(n.Lacks)
 	return nil
 }
 
-// known are the news of servers that the settings have, in words of ours: a captured server can say nothing else.
-// It is called with the lock held.
+// known returns the news about servers in the settings, as constant text: a captured server can say nothing else. The
+// lock must be held.
 func (f *Feed) known(lacks map[string][]string) map[string][]string {
 	out := map[string][]string{}
 	settings, _ := f.settings.Get()
@@ -148,8 +149,8 @@ func (f *Feed) known(lacks map[string][]string) map[string][]string {
 	return out
 }
 
-// Lacks are what upstream servers of the settings cannot do, by server, as the connected servers have found: edns0,
-// letters, tcp.
+// Lacks returns what upstream servers of the settings cannot do, by server, as the connected servers have detected:
+// edns0, letters, tcp.
 func (f *Feed) Lacks() map[string][]string {
 	out := map[string][]string{}
 	f.out.View(func(servers []*session) {
@@ -174,7 +175,7 @@ func (f *Feed) next(s *session) (out handoff.Update[frames.Update]) {
 		u.Rest = true
 		return out
 	}
-	// What an agent does not know yet, a server keeps from before.
+	// A server keeps the earlier agent's state of what this agent does not know yet.
 	if c, lacks := f.settings.Next(&s.settings); lacks {
 		u.Settings = &c
 	}
@@ -188,8 +189,8 @@ func (f *Feed) next(s *session) (out handoff.Update[frames.Update]) {
 			u.Set = append(u.Set, frames.Pair{Key: k, Records: e})
 		}
 	}
-	// A socket is often shared with another pod's server: one that knows no names would deny
-	// them to some of its clients.
+	// A socket is often shared with another pod's server: a server without names would deny them to some of its
+	// clients.
 	if !s.entries.LacksWhole() || s.known {
 		var again time.Duration
 		if out.Files, again = f.nextSockets(s, u); again > 0 {
@@ -199,7 +200,7 @@ func (f *Feed) next(s *session) (out handoff.Update[frames.Update]) {
 	return out
 }
 
-// nextSockets puts the sockets that a server lacks into an update.
+// nextSockets adds the sockets that a server lacks to an update.
 func (f *Feed) nextSockets(s *session, u *frames.Update) (files []*os.File, again time.Duration) {
 	list, known := f.wanted.Get()
 	switch {

@@ -14,12 +14,13 @@ import (
 	"wayleave.dev/reconcile"
 )
 
-// guestsEvery is how soon the list is sent again to one server: at once for the first change, then after this, and
-// a second later for each 10,000 networks. Pods of the server's own node do not wait for it, see Callers.
+// guestsEvery is the interval at which the list is sent again to one server: the first change is sent at once, later
+// ones after this time, plus a second for each 10,000 networks. Pods of the server's own node do not wait for it, see
+// Callers.
 const guestsEvery = time.Second
 
 // Guests are the clients in no spec.podCIDRs of a Node: pods of another CNI plugin. A pod is known by its status, and
-// before that by the networks that this node routes to links of its pods. Methods may be called concurrently.
+// before that by the networks that this node routes to interfaces of its pods. Methods may be called concurrently.
 type Guests struct {
 	Feed *Feed
 	Log  *slog.Logger
@@ -33,7 +34,7 @@ type Guests struct {
 
 var _ reconcile.Target[model.Name, []netip.Addr] = (*Guests)(nil)
 
-// PlanGuest is a pod's addresses. Those of pods with the node's network are the node's.
+// PlanGuest returns a pod's addresses. Those of pods with the node's network are the node's.
 func PlanGuest(snap model.Snapshot, key model.Name) ([]netip.Addr, bool, []model.Problem) {
 	p, ok := snap.Pod(key)
 	if !ok || p.HostNetwork || len(p.IPs) == 0 {
@@ -63,7 +64,7 @@ func (g *Guests) Apply(_ context.Context, set map[model.Name][]netip.Addr, del [
 	return nil
 }
 
-// SetRouted replaces the networks that this node routes to links of its pods.
+// SetRouted replaces the networks that this node routes to interfaces of its pods.
 func (g *Guests) SetRouted(list []netip.Prefix) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -99,15 +100,14 @@ func (g *Guests) tell() {
 // SetGuests replaces the networks of clients that are allowed in addition to those of the settings.
 func (f *Feed) SetGuests(list []netip.Prefix) { f.out.Change(func() { f.guests.Set(list) }) }
 
-// guestsTold is what one server was told of guests, by which revisions of guests and settings, and when it may be
-// told again.
+// guestsTold is the list that one server has, by the revisions of guests and settings, and when it may be sent again.
 type guestsTold struct {
 	list             []netip.Prefix
 	guests, settings uint64
 	again            time.Time
 }
 
-// strangers are the guests that the settings do not cover. Guarded by the feed's lock.
+// strangers returns the guests that the settings do not cover. Guarded by the feed's lock.
 func (f *Feed) strangers() []netip.Prefix {
 	settings, _ := f.settings.Get()
 	guests, _ := f.guests.Get()
@@ -122,8 +122,8 @@ func (f *Feed) strangers() []netip.Prefix {
 	return slices.Compact(out)
 }
 
-// nextGuests is the list where it is another one than the server has; nil when it is the same, or has to wait until
-// retry. Guarded by the feed's lock.
+// nextGuests returns the list if it differs from the server's; nil if it is equal, or has to wait until retry. Guarded
+// by the feed's lock.
 func (f *Feed) nextGuests(told *guestsTold, now time.Time) (list *[]netip.Prefix, retry time.Duration) {
 	guests, settings := f.guests.Revision(), f.settings.Revision()
 	if guests == 0 || told.guests == guests && told.settings == settings {

@@ -15,15 +15,15 @@ import (
 	"wayleave.dev/reconcile"
 )
 
-// NodePort is where DNS listens on the node's own addresses. It is the target of the
-// Service kube-dns, for nodes whose own DNS is down; port 53 is not ours there.
+// NodePort is where DNS listens on the node's own addresses. It is the target of the Service kube-dns, for nodes whose
+// own DNS is down; port 53 of these addresses may belong to other programs.
 const NodePort = 10053
 
 // Place is where DNS is served: the plan of the placement.
 type Place struct {
 	VIPs  []netip.Addr `json:"vips"`
 	Nodes []netip.Addr `json:"nodes"` // this node's addresses
-	// Clients may ask.
+	// Clients are the networks that are answered.
 	Clients []netip.Prefix `json:"-"`
 }
 
@@ -32,31 +32,30 @@ func (p Place) Equal(o Place) bool {
 	return slices.Equal(p.VIPs, o.VIPs) && slices.Equal(p.Nodes, o.Nodes) && slices.Equal(p.Clients, o.Clients)
 }
 
-// Placement serves DNS at the cluster's DNS addresses: they are local to every
-// node, and the sockets go to the server.
+// Placement serves DNS at the cluster's DNS addresses: they are local to every node, and the server gets the sockets.
 type Placement struct {
 	// Node is the name of this node.
 	Node string
 	// Service is that of the cluster DNS, kube-system/kube-dns.
 	Service model.Name
 	// Extra are addresses that kubelets give to pods in addition to those of the Service, such as that of a NodeLocal
-	// DNSCache (169.254.20.10). They are served on every node alike.
+	// DNSCache (169.254.20.10). They are served on every node in the same way.
 	Extra []netip.Addr
 	Feed  *Feed
 	Net   link.Net
 	// Bypass is the data plane's.
 	Bypass Bypass
-	// Domains, Pods and Forwarding complete the settings; Forwarding gets the VIPs, which
-	// must not be among its servers.
+	// Domains, Pods and Forwarding complete the settings; Forwarding gets the VIPs, which must not be among its
+	// servers.
 	Domains    []string
 	Pods       string
 	Forwarding func(own []netip.Addr) schema.Forwarding
-	// Autopath and Search are settings, too.
+	// Autopath and Search are further settings.
 	Autopath bool
 	Search   func() []string
-	// File, if not empty, remembers the place for Remember.
+	// File, if not empty, stores the place for Remember.
 	File string
-	// Tell is called with the error when File cannot be written.
+	// Tell is called with the error if File cannot be written.
 	Tell statefile.Tell
 	Log  *slog.Logger
 	// Logs are the settings of the server's log.
@@ -65,7 +64,7 @@ type Placement struct {
 
 var _ reconcile.Target[model.Name, Place] = (*Placement)(nil)
 
-// Keys is one key, touched by its Service and by any node.
+// Keys returns the one key, which its Service and any node affect.
 func (p *Placement) Keys(_ model.Snapshot, c model.Changes) []model.Name {
 	if c.Has(model.ServiceKind, p.Service) || c.Any(model.NodeKind) {
 		return []model.Name{p.Service}
@@ -132,7 +131,7 @@ func (p *Placement) Apply(ctx context.Context, set map[model.Name]Place, _ []mod
 	return p.Sync(ctx, set)
 }
 
-// Standby opens the sockets and touches nothing else. The server of an agent that waits for the ownership of the node
+// Standby opens the sockets and changes nothing else. The server of an agent that waits for the ownership of the node
 // answers together with the old server, so that no query is lost when the old one ends.
 type Standby struct{ *Placement }
 
@@ -147,7 +146,7 @@ func (s Standby) Apply(ctx context.Context, set map[model.Name]Place, _ []model.
 	return s.Sync(ctx, set)
 }
 
-// sockets are those of a place.
+// sockets returns those of a place.
 func sockets(p Place) []schema.Socket {
 	out := []schema.Socket{}
 	add := func(a netip.Addr, port uint16) {
@@ -172,7 +171,7 @@ func Uninstall(ctx context.Context, net link.Net, bypass Bypass) error {
 	return bypass.Remove(ctx)
 }
 
-// Remains names what the placement has on the node.
+// Remains lists what the placement has left on the node.
 func Remains(ctx context.Context, net link.Net, bypass Bypass) ([]string, error) {
 	addrs, err := net.Local(ctx)
 	if err != nil {

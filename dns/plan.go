@@ -10,10 +10,10 @@ import (
 	"wayleave.dev/model"
 )
 
-// podPrefix begins the keys of pods; no name of a Service has a slash.
+// podPrefix is the prefix of the keys of pods; no name of a Service contains a slash.
 const podPrefix = "pod/"
 
-// Keys are the keys that a change touches: Services, namespaces (a name without a Service), and pods if the store
+// Keys returns the keys that a change affects: Services, namespaces (a name without a Service), and pods if the store
 // watches them.
 func Keys(_ model.Snapshot, c model.Changes) []model.Name {
 	keys := make([]model.Name, 0, len(c.Of(model.ServiceKind))+len(c.Of(model.NamespaceKind)))
@@ -29,7 +29,7 @@ func Keys(_ model.Snapshot, c model.Changes) []model.Name {
 	return keys
 }
 
-// Plan makes the entry of one key.
+// Plan returns the entry of one key.
 func Plan(snap model.Snapshot, key model.Name) (schema.Records, bool, []model.Problem) {
 	if key.Name == "" {
 		_, ok := snap.Namespace(key.Namespace)
@@ -66,15 +66,14 @@ func Plan(snap model.Snapshot, key model.Name) (schema.Records, bool, []model.Pr
 	return e, true, nil
 }
 
-// portKey is a port without the hosts that have it.
+// portKey is a port without its hosts.
 type portKey struct {
 	name, protocol string
 	port           uint16
 }
 
-// headless takes every endpoint that is ready, or all of a service that publishes
-// those not ready. Ports are those of an endpoint's own slice: pods may have different
-// numbers under one name.
+// headless adds every ready endpoint, or all of a Service that publishes those not ready. Ports are those of an
+// endpoint's own slice: pods may have different numbers under one name.
 func headless(snap model.Snapshot, svc *model.Service) schema.Records {
 	var e schema.Records
 	ports := map[portKey][]string{}
@@ -102,7 +101,7 @@ func headless(snap model.Snapshot, svc *model.Service) schema.Records {
 	return e
 }
 
-// named are the endpoints with a hostname, of those that headless takes.
+// named returns the endpoints with a hostname, of those that headless adds.
 func named(snap model.Snapshot, svc *model.Service) (out []schema.Host) {
 	for slice := range snap.EndpointSlices(svc.Name) {
 		for _, ep := range slice.Endpoints {
@@ -115,7 +114,7 @@ func named(snap model.Snapshot, svc *model.Service) (out []schema.Host) {
 	return slices.Compact(out)
 }
 
-// portsOf are the ports in order, each with its hosts where it has not all of them.
+// portsOf returns the ports in order, each with its hosts unless all have it.
 func portsOf(ports map[portKey][]string, hosts []schema.Host) []schema.Port {
 	all := map[string]bool{}
 	for _, h := range hosts {
@@ -137,8 +136,8 @@ func portsOf(ports map[portKey][]string, hosts []schema.Host) []schema.Port {
 	return out
 }
 
-// addressLabel is the name of an endpoint that has none: its address with dashes. A
-// label may not end with one (RFC 1123, 2.1), so the zeros after "::" are written.
+// addressLabel is the label of an endpoint without a hostname: its address with dashes. A label must not end with a
+// dash (RFC 1123, 2.1), so the zeros after "::" are written out.
 func addressLabel(a netip.Addr) string {
 	label := strings.NewReplacer(".", "-", ":", "-").Replace(a.String())
 	if strings.HasSuffix(label, "-") {

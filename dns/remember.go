@@ -8,9 +8,9 @@ import (
 	"wayleave.dev/internal/statefile"
 )
 
-// Remember has the feed offer the sockets of the place that a Placement left in a file, until a place is known. An
-// agent that starts without the API server cannot know otherwise where a starting server should listen. A missing
-// file is no error. A broken file is an error that names it, and its previous copy is used.
+// Remember makes the feed offer the sockets of the place in a Placement's file, until a place is known. An agent that
+// starts without the API server cannot know otherwise where a starting server should listen. A missing file is no
+// error. For a damaged file, the previous copy is used, and the error names the file.
 func Remember(file string, f *Feed) error {
 	place, err := readPlace(file)
 	if list := sockets(place); len(list) > 0 {
@@ -29,7 +29,7 @@ func readPlace(file string) (Place, error) {
 	})
 }
 
-// remember writes the place if the file has another one. A failure is reported by Tell, and stops nothing.
+// remember writes the place if it differs from the file. A failure is reported by Tell, and blocks nothing.
 func (p *Placement) remember(place Place) {
 	if p.File == "" {
 		return

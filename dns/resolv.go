@@ -8,13 +8,13 @@ import (
 	"slices"
 	"strings"
 
-	_ "golang.org/x/crypto/x509roots/fallback" // the image has no certificates
+	_ "golang.org/x/crypto/x509roots/fallback" // the image contains no certificates
 
 	"wayleave.dev/model"
 )
 
-// Search reads the search list of a resolv.conf: the last line of that name counts. The root
-// stays ".", as the kubelet hands it to pods.
+// Search reads the search list of a resolv.conf: the last line of that name applies. The root stays ".", as the kubelet
+// passes it to pods.
 func Search(file string) ([]string, error) {
 	raw, err := os.ReadFile(file)
 	if err != nil {
@@ -35,8 +35,8 @@ func Search(file string) ([]string, error) {
 	return out, nil
 }
 
-// Upstreams reads the name servers of a resolv.conf. own are addresses of ours,
-// which are left out and named in the error: a query would run in circles.
+// Upstreams reads the name servers of a resolv.conf. own are Wayleave's addresses, which are left out and named in the
+// error: queries would loop.
 func Upstreams(file string, own []netip.Addr) ([]model.Nameserver, error) {
 	raw, err := os.ReadFile(file)
 	if err != nil {
@@ -63,13 +63,13 @@ func Upstreams(file string, own []netip.Addr) ([]model.Nameserver, error) {
 	return out, errors.Join(errs...)
 }
 
-// Foreign leaves out servers at our own addresses, and names them in the error.
+// Foreign leaves out servers at Wayleave's own addresses, and names them in the error.
 func Foreign(list []model.Nameserver, own []netip.Addr) ([]model.Nameserver, error) {
 	var out []model.Nameserver
 	var errs []error
 	for _, n := range list {
 		if slices.Contains(own, n.Addr.Addr()) && n.Addr.Port() == 53 {
-			errs = append(errs, fmt.Errorf("%s is the cluster DNS itself and is left out: queries would run in circles",
+			errs = append(errs, fmt.Errorf("%s is the cluster DNS itself and is left out: queries would loop",
 				n.Addr.Addr()))
 			continue
 		}

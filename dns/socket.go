@@ -13,15 +13,14 @@ import (
 	"wayleave.dev/dns/schema"
 )
 
-// OpenSocket binds a listening socket, for a server to be given it. It needs the
-// capability to bind port 53, which the server has not. A socket of another
-// process on the same address and port does not stand in the way: while two
-// versions overlap, both are bound.
+// OpenSocket binds a listening socket, to be passed to a server. It needs the capability to bind port 53, which the
+// server lacks. Another process's socket on the same address and port does not prevent it: while two versions overlap,
+// both are bound.
 func OpenSocket(k schema.Socket) (*os.File, error) {
 	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
 		var inner error
 		err := c.Control(func(fd uintptr) {
-			// A standby binds an address that is not the node's yet.
+			// A standby binds an address that the node does not have yet.
 			inner = errors.Join(unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1),
 				freebind(int(fd), k.Addr.Addr().Is6()))
 		})
@@ -47,7 +46,7 @@ func OpenSocket(k schema.Socket) (*os.File, error) {
 		defer l.Close()
 		return l.(*net.TCPListener).File()
 	}
-	return nil, fmt.Errorf("network %q: udp and tcp are allowed", k.Network)
+	return nil, fmt.Errorf("network %q: allowed: udp and tcp", k.Network)
 }
 
 func freebind(fd int, is6 bool) error {

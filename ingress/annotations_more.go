@@ -32,7 +32,8 @@ func moreGuards() []annotation {
 			func(p *parser, n int) { p.out.table.BandwidthAfter = int64(n) << 10 }), note: "in KiB"},
 		{name: "auth-always-set-cookie", read: boolean(func(p *parser, v bool) { p.authURL.AlwaysCookie = v })},
 		{name: "auth-cache-key", read: cacheKey, note: "a request in which all variables of the key are empty is " +
-			"always asked about; at most 4,096 answers of 4 KiB; an answer with Set-Cookie, Vary or Cache-Control: " +
+			"never answered from the cache; at most 4,096 answers of 4 KiB; an answer with Set-Cookie, Vary or " +
+			"Cache-Control: " +
 			"no-store, no-cache, private is not used again"},
 		{name: "auth-cache-duration", read: cacheValid, note: "as proxy_cache_valid of nginx; 24h at most"},
 		{name: "auth-request-redirect", read: fieldTemplate(func(p *parser, v string) { p.authURL.Target = v })},
@@ -83,8 +84,8 @@ const replaceNote = "text, or an expression of RE2 behind ~ or ~*"
 // retries configure what happens if an endpoint fails.
 func retries() []annotation {
 	return []annotation{
-		{name: "proxy-next-upstream", read: nextUpstream, note: "error and invalid_header are always in force but " +
-			"for off; a request whose body has begun to leave is never sent again"},
+		{name: "proxy-next-upstream", read: nextUpstream, note: "error and invalid_header are always in force except " +
+			"with off; a request is never sent again once part of its body has been sent"},
 		{name: "proxy-next-upstream-tries",
 			read: number(0, 1<<30, func(p *parser, n int) { p.retrying().Tries = tries(n) }),
 			note: "0 is as many as there are, 16 at most"},
@@ -93,7 +94,7 @@ func retries() []annotation {
 			note: "0 is no limit"},
 		{name: "default-backend", read: defaultBackend,
 			note: "the first TCP port of a Service in the Ingress's namespace"},
-		{name: "custom-http-errors", read: errorStatuses, note: "with default-backend; it is asked by GET or HEAD " +
+		{name: "custom-http-errors", read: errorStatuses, note: "with default-backend; it gets a GET or HEAD " +
 			"with X-Code, X-Format, X-Original-URI, X-Namespace, X-Ingress-Name, X-Service-Name, X-Service-Port " +
 			"and X-Request-ID"},
 		{name: "disable-proxy-intercept-errors", read: boolean(func(p *parser, v bool) { p.errors.OwnOnly = v })},
@@ -123,15 +124,15 @@ const maxCacheKey = 1024
 
 func cacheKey(p *parser, v string) error {
 	if len(v) > maxCacheKey {
-		return fmt.Errorf("is of %d bytes; allowed: %d", len(v), maxCacheKey)
+		return fmt.Errorf("has %d bytes; allowed: %d", len(v), maxCacheKey)
 	}
 	t, err := table.ParseTemplate(v)
 	if err != nil {
-		return fmt.Errorf("%q: %w; each request is asked about", v, err)
+		return fmt.Errorf("%q: %w; no answer is cached", v, err)
 	}
 	if !slices.ContainsFunc(t, func(q table.Part) bool { return q.Kind != table.Text }) {
 		return fmt.Errorf(
-			"%q has no variable, so that one client's answer would be everybody's; each request is asked about", v)
+			"%q has no variable, so all clients would share one client's answer; no answer is cached", v)
 	}
 	p.authURL.CacheKey = v
 	return nil

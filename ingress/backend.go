@@ -21,7 +21,9 @@ func resolve(snap model.Snapshot, namespace string, b model.IngressBackend) (key
 		return "", fmt.Sprintf("Service %s does not exist", name)
 	}
 	if svc.Type == model.ExternalName {
-		return "", fmt.Sprintf("Service %s is of type ExternalName, which is refused: its name may lead anywhere", name)
+		return "",
+			fmt.Sprintf("Service %s is of type ExternalName, which is refused: its name can resolve to any address",
+				name)
 	}
 	p, ok := port(svc, b)
 	if !ok {

@@ -98,7 +98,7 @@ func (m *merger) clientCert(i *model.Ingress) {
 		switch {
 		case m.foreign(i):
 			m.bad(i, annotationField("ssl-ciphers"),
-				"%s is a host of Ingress %s, whose namespace alone says how it is encrypted", m.hostText(), m.by.Name)
+				"%s is a host of Ingress %s; only its namespace can set its ciphers", m.hostText(), m.by.Name)
 		case m.out.Ciphers == nil:
 			m.out.Ciphers = o.ciphers
 		case !slices.Equal(m.out.Ciphers, o.ciphers):
@@ -111,7 +111,7 @@ func (m *merger) clientCert(i *model.Ingress) {
 	why := ""
 	switch {
 	case m.foreign(i):
-		why = fmt.Sprintf("%s is a host of Ingress %s, whose namespace alone asks for certificates of its clients",
+		why = fmt.Sprintf("%s is a host of Ingress %s; only its namespace can require client certificates",
 			m.hostText(), m.by.Name)
 	case m.out.ClientCert == nil:
 		m.out.ClientCert = o.clientCert
@@ -119,10 +119,10 @@ func (m *merger) clientCert(i *model.Ingress) {
 	case *m.out.ClientCert == *o.clientCert:
 		return
 	default:
-		why = fmt.Sprintf("%s asks for other certificates of clients already, by an older Ingress", m.hostText())
+		why = fmt.Sprintf("an older Ingress already sets other client certificate rules for %s", m.hostText())
 	}
 	m.shut[i] = true
-	m.bad(i, annotationField("auth-tls-secret"), "%s; the paths of this Ingress answer 503 there", why)
+	m.bad(i, annotationField("auth-tls-secret"), "%s; this Ingress's paths on that host answer 503", why)
 }
 
 // openssl maps OpenSSL's names of cipher suites that Go supports.
@@ -154,7 +154,7 @@ func ciphers(v string) (out []uint16, err error) {
 		}
 	}
 	if len(out) == 0 {
-		return nil, fmt.Errorf("%q has no cipher suite that Go has; its own are used", v)
+		return nil, fmt.Errorf("%q has no cipher suite that Go supports; Go's defaults are used", v)
 	}
 	return out, nil
 }

@@ -87,7 +87,7 @@ func TestClientCertificatesOfHosts(t *testing.T) {
 		{"two that differ", ing("a", []string{"auth-tls-secret: ca"}, rules("a.example / P web:80")) +
 			ing("b@2", []string{"auth-tls-secret: ca2"}, rules("a.example /b P api:8080")),
 			`{"authority":"shop/ca","depth":1}`, []string{"http://a.example/ = shop/web:80",
-				"http://a.example/b = 503"}, "asks for other certificates of clients already"},
+				"http://a.example/b = 503"}, "an older Ingress already sets other client certificate rules"},
 		{"another namespace", ing("a", nil, rules("a.example / P web:80")) +
 			ing("other/b@2", []string{"auth-tls-secret: ca"}, rules("a.example /b P web:80")), `null`,
 			[]string{"http://a.example/ = shop/web:80", "http://a.example/b = 503"}, "Secret other/ca does not exist"},
@@ -115,7 +115,7 @@ func TestClientCertificatesOfHosts(t *testing.T) {
 		{"app-root and a default backend", ing("a", []string{"auth-tls-secret: ca"}, rules("a.example /x P web:80")) +
 			ing("b@2", []string{"auth-tls-secret: ca2", "app-root: /y"}, rules("a.example /b P api:8080"),
 				fallback("new:80")), `{"authority":"shop/ca","depth":1}`, []string{"http://a.example/ = 503",
-			"http://a.example/z = 503"}, "asks for other"},
+			"http://a.example/z = 503"}, "already sets other"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			w := newFixture(t, Settings{Default: true}, base+tc.yaml)
@@ -236,7 +236,7 @@ func TestCiphersOfHosts(t *testing.T) {
 	}
 	all := strings.Join(w.allProblems(), "\n")
 	for _, want := range []string{"has the ciphers of an older Ingress",
-		"whose namespace alone says how it is encrypted"} {
+		"only its namespace can set its ciphers"} {
 		if !strings.Contains(all, want) {
 			t.Errorf("%q is missing in %s", want, all)
 		}

@@ -51,7 +51,7 @@ func endpointTLS() []annotation {
 		{name: "proxy-ssl-server-name", read: onOff(func(p *parser, v bool) { p.endpoint.rule.SendName = v }),
 			note: "off by default"},
 		{name: "proxy-ssl-protocols", read: said(protocols),
-			note: "the range from the lowest to the highest that is named"},
+			note: "the range from the lowest to the highest listed version"},
 		{name: "proxy-ssl-ciphers", read: said(func(p *parser, v string) (err error) {
 			p.endpoint.rule.Ciphers, err = ciphers(v)
 			return err

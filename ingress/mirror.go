@@ -14,10 +14,10 @@ func others() []annotation {
 			note: "the Service's virtual address instead of its endpoints: affinity, upstream-hash-by and retries " +
 				"have one endpoint then"},
 		{name: "ssl-passthrough", read: boolean(func(p *parser, v bool) { p.out.passthrough = v }),
-			note: "to the Service of the host's path / (Prefix); not where something keeps requests out, since " +
-				"nothing could be looked at. Port 80 is served as without it"},
-		{name: "mirror-target", read: mirrorTarget, note: "may not lead where auth-url may not, nor into the " +
-			"cluster but to a named Service of the same namespace; at most 64 copies at a time, others are not sent"},
+			note: "to the Service of the host's path / (Prefix); no effect on a host with guards, since they " +
+				"could not be enforced. Port 80 is served as without it"},
+		{name: "mirror-target", read: mirrorTarget, note: "refuses the addresses that auth-url refuses, and in the " +
+			"cluster all but named Services of the same namespace; at most 64 copies at a time, others are not sent"},
 		{name: "mirror-host", read: func(p *parser, v string) error {
 			if plain := filled(v); plain == "" || strings.Trim(strings.ToLower(plain),
 				"abcdefghijklmnopqrstuvwxyz0123456789-._:[]") != "" {
@@ -26,7 +26,7 @@ func others() []annotation {
 			return fieldTemplate(func(p *parser, v string) { p.mirror.Host = v })(p, v)
 		}},
 		{name: "mirror-request-body", read: oneOf(func(p *parser, v string) { p.headOnly = v == "off" }, "on", "off"),
-			note: "on by default; requests with a body above 64 KiB, or of unknown length, are not copied then"},
+			note: "on by default: requests whose body is above 64 KiB or of unknown length are not copied"},
 		{name: "enable-global-auth", read: globalAuth,
 			note: "false exempts the Ingress from ingress.globalAuthURL; true without that setting closes the paths"},
 	}

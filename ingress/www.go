@@ -48,7 +48,7 @@ func (m *merger) www() {
 	}
 	i := m.list[0]
 	if m.isRefused(i) {
-		m.bad(i, annotationField("from-to-www-redirect"), "%s is a host of Ingress %s, and hosts are of one "+
+		m.bad(i, annotationField("from-to-www-redirect"), "%s is a host of Ingress %s, and each host belongs to one "+
 			"namespace (ingress.hostsOfOneNamespace); nothing redirects to %s", m.name, m.by.Name, otherName(m.name))
 		return
 	}

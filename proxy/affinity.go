@@ -11,10 +11,9 @@ import (
 
 var setCookie = []byte("Set-Cookie")
 
-// kept is the endpoint that the client has by its cookie; nil when it has none, or one that
-// has gone or drains. While its endpoint only fails, the cookie stays and leads to another,
-// the same for every request of the client. moved says that the client is to have that one from
-// now on.
+// kept returns the endpoint of the client's cookie; nil if it has none, or one that is gone or draining. While its
+// endpoint only fails, the cookie stays and leads to another endpoint, the same one for every request of the client.
+// moved means that the client moves to that one permanently.
 func (x *exchange) kept(b *upstream.Backend, a *schema.Affinity) (e *upstream.Endpoint, moved bool) {
 	token := cookie(x.r.Fields, affinityName(a))
 	if len(token) == 0 {
@@ -34,7 +33,7 @@ func affinityName(a *schema.Affinity) string {
 	return a.Name
 }
 
-// affinityCookie names the endpoint that answers.
+// affinityCookie identifies the endpoint that answers.
 func (x *exchange) affinityCookie(a *schema.Affinity) []byte {
 	v := append(append([]byte(affinityName(a)), '='), x.last.Token()...)
 	if a.MaxAge > 0 {
@@ -46,7 +45,7 @@ func (x *exchange) affinityCookie(a *schema.Affinity) []byte {
 	path := a.Path
 	if path == "" {
 		if path = x.match.Path.Path; path == "" || x.match.Path.Options.PathPattern != "" {
-			path = "/" // a pattern is no path that a browser could compare
+			path = "/" // a browser cannot compare a pattern
 		}
 	}
 	v = append(append(v, "; Path="...), path...)
@@ -67,8 +66,8 @@ func (x *exchange) affinityCookie(a *schema.Affinity) []byte {
 	return v
 }
 
-// refusesSameSiteNone says whether a browser refuses a cookie of SameSite=None, or takes it for
-// Strict: Chrome 50 to 69, and Safari and web views of iOS 12 and macOS 10.14.
+// refusesSameSiteNone reports whether a browser refuses a cookie with SameSite=None, or treats it as Strict: Chrome 50
+// to 69, and Safari and web views of iOS 12 and macOS 10.14.
 func refusesSameSiteNone(agent string) bool {
 	switch {
 	case strings.Contains(agent, "Chrome/5"), strings.Contains(agent, "Chrome/6"):

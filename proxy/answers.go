@@ -13,16 +13,15 @@ import (
 	"wayleave.dev/proxy/table"
 )
 
-// serverAnswer is what of an authentication server's answer counts.
+// serverAnswer is the part of an authentication server's answer that is used.
 type serverAnswer struct {
 	status     int
-	fields     http.Header // those of AuthURL.Headers
+	fields     http.Header // fields in AuthURL.Headers
 	cookies    []string
 	challenges []string
 }
 
-// verdictOf is the server's answer to the request, or one that it gave before where the path lets
-// that be used again.
+// verdictOf returns the server's answer to the request, or a cached one if the path allows that.
 func (x *exchange) verdictOf(a *schema.AuthURL, ready *table.Ready) (serverAnswer, error) {
 	key, cached := x.answerKey(a, ready)
 	if cached {
@@ -50,7 +49,7 @@ func readAnswer(a *schema.AuthURL, resp *http.Response) serverAnswer {
 			v.fields[http.CanonicalHeaderKey(name)] = list
 		}
 	}
-	if v.status < 300 || v.status == 401 { // a session begins, or ends
+	if v.status < 300 || v.status == 401 { // a session begins or ends
 		v.cookies = slices.DeleteFunc(slices.Clone(resp.Header["Set-Cookie"]), isUnclean)
 	}
 	if v.status == 401 {
@@ -73,9 +72,8 @@ func (v *serverAnswer) size() (n int) {
 	return n
 }
 
-// lifetime is how long an answer may be used again; 0 for not at all. As in nginx the server may
-// forbid it, and an answer that sets a cookie is one client's. A shorter time that the server names
-// counts.
+// lifetime returns how long an answer may be cached; 0 for not at all. As in nginx the server can forbid it, and an
+// answer that sets a cookie belongs to one client. A shorter time from the server applies.
 func lifetime(list []schema.CacheValid, resp *http.Response) time.Duration {
 	h := resp.Header
 	if h["Set-Cookie"] != nil || h["Vary"] != nil {
@@ -113,7 +111,7 @@ func lifetime(list []schema.CacheValid, resp *http.Response) time.Duration {
 	return d
 }
 
-// Bounds of what is remembered: entries, and bytes of each.
+// Bounds of the cache: entries, and bytes of each.
 const (
 	maxAnswers = 4096
 	maxAnswer  = 4 << 10
@@ -123,8 +121,8 @@ const (
 
 type answerKey [sha256.Size]byte
 
-// answers are those of authentication servers that may be used again, by a hash of who is asked,
-// for which path, and of the path's key for the request. The zero value is ready.
+// answers caches answers of authentication servers, by a hash of the server, the path, and the path's key for the
+// request. The zero value is ready.
 type answers struct {
 	mu   sync.Mutex
 	have map[answerKey]remembered
@@ -135,8 +133,8 @@ type remembered struct {
 	until time.Time
 }
 
-// answerKey is the key of a request. ok is false where its answer is not to be used again: a key
-// without any value of the request would be everybody's.
+// answerKey returns the key of a request. ok is false if its answer must not be cached: all clients would share a key
+// without any value of the request.
 func (x *exchange) answerKey(a *schema.AuthURL, ready *table.Ready) (key answerKey, ok bool) {
 	if len(ready.Extras.CacheKey) == 0 {
 		return key, false
@@ -146,7 +144,7 @@ func (x *exchange) answerKey(a *schema.AuthURL, ready *table.Ready) (key answerK
 		from := len(all)
 		all = x.everyValue(all, p)
 		said = said || p.Kind != table.Text && len(all) > from
-		all = append(all, 0) // ends a part, so that two requests have one text only where all parts are the same
+		all = append(all, 0) // separates the parts, so that keys are equal only if all parts are
 	}
 	if !said || len(all) > maxAnswerKey {
 		return key, false
@@ -161,15 +159,15 @@ func (x *exchange) answerKey(a *schema.AuthURL, ready *table.Ready) (key answerK
 	return answerKey(h.Sum(nil)), true
 }
 
-// everyValue is expand for a key: of a field that is there several times, of which servers read one or
-// another, all values count.
+// everyValue is expand for a key: if a field is repeated, all values count, because servers differ in which one they
+// read.
 func (x *exchange) everyValue(to []byte, p table.Part) []byte {
 	if p.Kind != table.HeaderField || p.Name == "host" {
 		return x.expand(to, table.Template{p}, asItIs)
 	}
 	for _, f := range x.r.Fields {
 		if sameName(f.Name, p.Name) && len(f.Value) > 0 {
-			to = append(append(to, f.Value...), '\n') // which no value has
+			to = append(append(to, f.Value...), '\n') // not allowed in values
 		}
 	}
 	return to

@@ -15,19 +15,18 @@ import (
 	"wayleave.dev/proxy/table"
 )
 
-// asking marks questions to an authentication server, so that one that is behind the same
-// path does not ask itself without end.
+// asking marks subrequests to an authentication server, so that a server behind its own path causes no endless loop.
 const (
 	sentFrom = "X-Sent-From"
-	// authRedirect is where a client wants to go once it has signed in.
+	// authRedirect is the URL to which a client returns after signing in.
 	authRedirect = "X-Auth-Request-Redirect"
 	asking       = "wayleave-ingress"
 )
 
 var errAsksItself = errors.New("the authentication server of the path is behind the path")
 
-// ask asks the path's authentication server about the request: by its head, without its
-// body. 2xx lets it go on, 401 and 403 are the answer, all else is an error.
+// ask sends a subrequest to the path's authentication server: the request's head, without its body. 2xx permits the
+// request, 401 and 403 are the response, and any other status is an error.
 func (x *exchange) ask(a *schema.AuthURL, ready *table.Ready) (answered bool) {
 	if string(x.r.Fields.Get(sentFrom)) == asking {
 		x.fail(500, errAsksItself)
@@ -61,8 +60,8 @@ func (x *exchange) ask(a *schema.AuthURL, ready *table.Ready) (answered bool) {
 	return true
 }
 
-// passOn gives fields of the server's answer to the endpoint. A field that the server did
-// not send is taken out: the client may not put it there itself.
+// passOn forwards fields of the server's answer to the endpoint. A field that the server did not send is removed: the
+// client must not set it.
 func (x *exchange) passOn(names []string, from http.Header) {
 	for _, name := range names {
 		if frames(name) {
@@ -77,7 +76,7 @@ func (x *exchange) passOn(names []string, from http.Header) {
 	}
 }
 
-// frames says whether a field is one of the message's frame, that no one else may set.
+// frames reports whether a field frames the message, so that it must not be set.
 func frames(name string) bool {
 	switch strings.ToLower(name) {
 	case "", "connection", "content-length", "host", "keep-alive", "proxy-connection", "te", "trailer",
@@ -87,7 +86,7 @@ func frames(name string) bool {
 	return strings.ContainsAny(name, " \t\r\n:\x00")
 }
 
-// clean says whether a value has no control characters.
+// clean reports whether a value contains no control characters.
 func clean(v string) bool {
 	for i := range len(v) {
 		if c := v[i]; c < ' ' && c != '\t' || c == 0x7f {
@@ -97,7 +96,7 @@ func clean(v string) bool {
 	return true
 }
 
-// signIn is where the client shall sign in, with where it wanted to go.
+// signIn returns the URL where the client signs in, with the URL that it requested.
 func (x *exchange) signIn(t table.Template, param string) []byte {
 	if param == "" {
 		param = "rd"
@@ -115,7 +114,7 @@ func (x *exchange) signIn(t table.Template, param string) []byte {
 	return appendEscaped(to, x.whole(), &inValue)
 }
 
-// whole is the URL that the client asked for.
+// whole returns the URL that the client requested.
 func (x *exchange) whole() []byte {
 	scheme := "http"
 	if x.secure() {
@@ -128,7 +127,7 @@ func (x *exchange) whole() []byte {
 	return append(append([]byte(scheme+"://"), host...), x.opt.target...)
 }
 
-// question sends the question and reads the head of the answer.
+// question sends the subrequest and reads the head of the answer.
 func (x *exchange) question(a *schema.AuthURL, ready *table.Ready) (*http.Response, error) {
 	u, err := x.askURL(ready.Ask)
 	if err != nil {
@@ -153,7 +152,7 @@ func (x *exchange) question(a *schema.AuthURL, ready *table.Ready) (*http.Respon
 	if a.Backend != "" {
 		b := x.p.Upstreams.Lookup(a.Backend)
 		if b == nil {
-			return nil, fmt.Errorf("backend %q is not there", a.Backend)
+			return nil, fmt.Errorf("backend %q does not exist", a.Backend)
 		}
 		if req, err = toEndpoint(req, b); err != nil {
 			return nil, err
@@ -164,13 +163,13 @@ func (x *exchange) question(a *schema.AuthURL, ready *table.Ready) (*http.Respon
 	if err != nil {
 		return nil, err
 	}
-	// A short rest is read, so that the connection can be used again.
+	// A short rest is read, so that the connection can be reused.
 	_, _ = io.CopyN(io.Discard, resp.Body, 64<<10)
 	return resp, resp.Body.Close()
 }
 
-// askURL makes the URL. Where every host has the path, a client may not choose by its Host
-// who lets it in.
+// askURL returns the URL of the server. If a path serves all hosts, the client's Host must not select the server that
+// authenticates it.
 func (x *exchange) askURL(t table.Template) (*url.URL, error) {
 	if t.Has(table.HostName, table.HTTPHost) && x.match.Host.Name == "" {
 		return nil, errors.New("the URL depends on the host, and the path is one of all hosts")
@@ -186,7 +185,7 @@ func (x *exchange) askURL(t table.Template) (*url.URL, error) {
 	return u, nil
 }
 
-// tell adds what the path has the server told beside.
+// tell adds the fields that the path configures.
 func (x *exchange) tell(h http.Header, ready *table.Ready) {
 	if len(ready.Extras.Target) > 0 {
 		h[http.CanonicalHeaderKey(authRedirect)] = []string{string(x.expand(nil, ready.Extras.Target, forField))}
@@ -200,8 +199,8 @@ func (x *exchange) tell(h http.Header, ready *table.Ready) {
 	}
 }
 
-// describe tells the server what the request is: by its own fields, cookies and
-// Authorization among them, and by fields of ours.
+// describe adds the description of the request: its own fields, including cookies and Authorization, and fields of the
+// proxy.
 func (x *exchange) describe(h http.Header) {
 	for _, f := range x.r.Fields {
 		if name := string(f.Name); !isForwarded(f.Name) && !frames(name) && !sameName(f.Name, "accept-encoding") &&
@@ -210,7 +209,7 @@ func (x *exchange) describe(h http.Header) {
 		}
 	}
 	if h["User-Agent"] == nil {
-		h["User-Agent"] = nil // else Go names itself
+		h["User-Agent"] = nil // otherwise Go sets its own
 	}
 	who := x.who().String()
 	scheme := "http"

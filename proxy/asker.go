@@ -18,49 +18,46 @@ import (
 	"wayleave.dev/proxy/upstream"
 )
 
-// Asking is how questions to authentication servers leave the proxy.
+// Asking configures subrequests to authentication servers.
 type Asking struct {
-	// Dial connects to an address of a server, from the address by which policies know the
-	// proxy; nil is net.Dialer's.
+	// Dial connects to a server's address, from the address by which policies identify the proxy; nil for net.Dialer's.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
-	// Resolve looks the name of a server up; nil is the node's resolver.
+	// Resolve resolves the name of a server; nil for the node's resolver.
 	Resolve func(ctx context.Context, name string) ([]netip.Addr, error)
-	// Own says whether an address is a listening socket of this proxy, which may be asked: a
-	// server behind another path of the same host. May be nil.
+	// Own reports whether an address is a listening socket of this proxy, which is permitted: a server behind another
+	// path of the same host. May be nil.
 	Own func(netip.AddrPort) bool
 }
 
-// Bounds of one question: addresses of a name that are tried, the time for each, and for a handshake.
+// Bounds of one subrequest: addresses of a name that are tried, the time for each, and for a handshake.
 const (
 	maxAsked = 8
 	askDial  = 5 * time.Second
 	askTLS   = 10 * time.Second
 )
 
-// asker has the connections to authentication servers, and those of copies. Its methods may be
-// called concurrently.
+// asker holds the connections to authentication servers, and those for copies. Its methods may be called concurrently.
 type asker struct {
 	once              sync.Once
 	questions, copies transports
 	how               Asking
 }
 
-// transports connect to servers by their names, whose certificates must be good, and to endpoints
-// of backends, whose certificates are not checked, as those of other endpoints are not.
+// transports connect to servers by their names, with verified certificates, and to endpoints of backends, whose
+// certificates are not verified, like those of other endpoints.
 type transports struct{ byName, byEndpoint *http.Transport }
 
-// permit says why no connection to an address may be opened; nil allows one.
+// permit returns why no connection to an address may be opened; nil if it may.
 type permit func(netip.AddrPort) error
 
-// askers are the transports of questions and of copies. They share no connection: less is allowed
-// to copies.
+// askers are the transports of subrequests and of copies. They share no connection: copies are restricted more.
 func (p *Proxy) askers() (questions, copies transports) {
 	p.asker.once.Do(p.startAsker)
 	return p.asker.questions, p.asker.copies
 }
 
-// SetReach says where questions and copies may go from now on. Connections that are idle are
-// closed: they may lead where none may be opened any more.
+// SetReach replaces the policy for subrequests and copies. Idle connections are closed, because the new policy may
+// forbid them.
 func (p *Proxy) SetReach(r *reach.Policy) {
 	p.reach.Store(r)
 	questions, copies := p.askers()
@@ -72,15 +69,15 @@ func (p *Proxy) SetReach(r *reach.Policy) {
 // askedAt is the key of askedEndpoint in the context of a request.
 type askedAt struct{}
 
-// askedEndpoint is where a request goes: an address, and the name for a handshake.
+// askedEndpoint is the destination of a request: an address, and the name for a handshake.
 type askedEndpoint struct {
 	addr netip.AddrPort
 	name string
 }
 
-// toEndpoint has the request sent to an endpoint of a backend. A transport has its idle connections
-// by the host of the URL, which may be made from a client's words: backend and endpoint take its
-// place, so that a connection serves no other backend, nor an endpoint that has left.
+// toEndpoint directs the request to an endpoint of a backend. A transport indexes idle connections by the host of the
+// URL, which a client may influence; backend and endpoint replace it, so that a connection serves no other backend, and
+// no removed endpoint.
 func toEndpoint(req *http.Request, b *upstream.Backend) (*http.Request, error) {
 	e := b.Pick(upstream.RandomTwo, nil)
 	if e == nil {
@@ -140,7 +137,7 @@ func (p *Proxy) transports(byName, inside permit) (t transports) {
 	return t
 }
 
-// askName connects to the first address of a name that may be asked and answers.
+// askName connects to the first address of a name that is permitted and answers.
 func (p *Proxy) askName(ctx context.Context, network, addr string, may permit) (net.Conn, error) {
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
@@ -165,8 +162,8 @@ func (p *Proxy) askName(ctx context.Context, network, addr string, may permit) (
 	return nil, fmt.Errorf("%s: %w", host, errors.Join(append(errs, errors.New("no address answers"))...))
 }
 
-// addressesOf are those of a name. A number that is not an address as RFC 6943, 3.1.1 has
-// it strictly, as 127.1 or 0x7f.0.0.1, is none: readers disagree about it.
+// addressesOf returns those of a name. A number that is not a strict address (RFC 6943, 3.1.1), such as 127.1 or
+// 0x7f.0.0.1, has none: parsers disagree about it.
 func (p *Proxy) addressesOf(ctx context.Context, host string) ([]netip.Addr, error) {
 	if a, err := netip.ParseAddr(host); err == nil {
 		return []netip.Addr{a}, nil
@@ -191,8 +188,7 @@ func (p *Proxy) askEndpoint(ctx context.Context, network string, may permit) (ne
 	return p.askAt(ctx, network, to.addr, may)
 }
 
-// askAt connects to an address if that may be asked. An address with a zone is one of a link
-// of this node.
+// askAt connects to an address if that is permitted. An address with a zone belongs to an interface of this node.
 func (p *Proxy) askAt(ctx context.Context, network string, to netip.AddrPort, may permit) (net.Conn, error) {
 	if err := may(to); err != nil {
 		return nil, err
@@ -209,8 +205,8 @@ func (p *Proxy) mayAsk(to netip.AddrPort) error {
 	return p.reach.Load().Check(to.Addr())
 }
 
-// mayCopyInside is for endpoints of the author's own Services. A copy does not come back to this
-// proxy: sources that are let in there may include the proxy's address.
+// mayCopyInside is for endpoints of the author's own Services. A copy must not come back to this proxy: sources that
+// are admitted there may include the proxy's address.
 func (p *Proxy) mayCopyInside(to netip.AddrPort) error {
 	if own := p.asker.how.Own; own != nil && own(to) {
 		return fmt.Errorf("%s is this proxy", to)
@@ -218,8 +214,8 @@ func (p *Proxy) mayCopyInside(to netip.AddrPort) error {
 	return p.reach.Load().Check(to.Addr())
 }
 
-// mayCopy refuses what is inside of the cluster, by whatever name: a copy has the method and the
-// body that a client chose, and would meet no guard of the Ingress that leads there.
+// mayCopy refuses addresses inside of the cluster, by any name: a client chooses the copy's method and body, and the
+// copy would pass no guard of the Ingress that leads there.
 func (p *Proxy) mayCopy(to netip.AddrPort) error {
 	if err := p.mayCopyInside(to); err != nil {
 		return err
@@ -227,7 +223,7 @@ func (p *Proxy) mayCopy(to netip.AddrPort) error {
 	return p.reach.Load().CheckOutside(to.Addr(), p.Upstreams.Has(to))
 }
 
-// reachPolicy is the policy in force; before one is set it is the zero one.
+// reachPolicy holds the current policy; before one is set it is the zero Policy.
 type reachPolicy struct{ at atomic.Pointer[reach.Policy] }
 
 // Load returns the policy.
@@ -238,8 +234,8 @@ func (r *reachPolicy) Load() *reach.Policy {
 	return strict
 }
 
-// Store replaces it.
+// Store replaces the policy.
 func (r *reachPolicy) Store(p *reach.Policy) { r.at.Store(p) }
 
-// strict refuses all that a policy can refuse without knowing the cluster.
+// strict refuses all addresses that a policy can refuse without knowing the cluster.
 var strict = &reach.Policy{}

@@ -8,9 +8,8 @@ import (
 	"wayleave.dev/proxy/table"
 )
 
-// unassert takes out what only an authentication server may say to the endpoints of a
-// backend: the names that auth-response-headers of any path to it lists. Those of the
-// request's own path are set, or were taken out, by passOn.
+// unassert removes fields that only an authentication server may set for the endpoints of a backend: those that
+// auth-response-headers of any path to it lists. passOn has set or removed those of the request's own path.
 func (x *exchange) unassert(backend string) {
 	x.opt.asserted = x.p.table.Load().Asserted(backend)
 	for _, name := range x.opt.asserted {
@@ -20,8 +19,8 @@ func (x *exchange) unassert(backend string) {
 	}
 }
 
-// unassertQuestion takes out of a question what the Service that is asked trusts the proxy to say, and
-// what tells of a client's certificate where none was seen: the Service may be another tenant's.
+// unassertQuestion removes from a subrequest the fields that the authentication server's Service trusts the proxy to
+// set, and those about a client certificate if there was none: the Service may be another tenant's.
 func (x *exchange) unassertQuestion(h http.Header, backend string) {
 	for _, name := range append(table.CertificateFields(), x.p.table.Load().Asserted(backend)...) {
 		if !x.opt.certified || !table.AboutCertificate(name) {
@@ -30,7 +29,7 @@ func (x *exchange) unassertQuestion(h http.Header, backend string) {
 	}
 }
 
-// asks says whether the server of the request's path, or the client's certificate, says the field.
+// asks reports whether the server of the request's path, or the client's certificate, sets the field.
 func (x *exchange) asks(name string) bool {
 	if x.opt.certified && strings.HasPrefix(name, "ssl-client-") {
 		return true
@@ -47,8 +46,7 @@ func (x *exchange) asks(name string) bool {
 	return false
 }
 
-// takeOut takes a field out by its name, and by what servers like CGI take for it, where
-// "_" is "-".
+// takeOut removes a field by its name, and by spellings that servers such as CGI treat alike, in which "_" is "-".
 func (x *exchange) takeOut(name string) {
 	kept := x.r.Fields[:0]
 	for _, f := range x.r.Fields {
@@ -59,8 +57,8 @@ func (x *exchange) takeOut(name string) {
 	x.r.Fields = kept
 }
 
-// trailers are those that go on: none that an endpoint could take for what we, or an
-// authentication server, say of the client.
+// trailers returns those that are forwarded: none that an endpoint could take for statements of the proxy, or an
+// authentication server, about the client.
 func (x *exchange) trailers(list message.Fields) message.Fields {
 	kept := list[:0]
 	for _, f := range list {
@@ -71,7 +69,7 @@ func (x *exchange) trailers(list message.Fields) message.Fields {
 	return kept
 }
 
-// mayTrail says whether a client may send a field of the name behind its body.
+// mayTrail reports whether a client may send a field of the name as a trailer.
 func (x *exchange) mayTrail(name []byte) bool {
 	if isForwarded(name) {
 		return false

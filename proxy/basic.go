@@ -19,7 +19,7 @@ import (
 
 var errBusy = errors.New("too many passwords are being compared")
 
-// basic asks for a name and a password (RFC 7617).
+// basic checks a name and a password (RFC 7617).
 func (x *exchange) basic(a *schema.Auth) (answered bool) {
 	right, err := x.signedIn(a)
 	switch {
@@ -33,20 +33,20 @@ func (x *exchange) basic(a *schema.Auth) (answered bool) {
 	return true
 }
 
-// challenge asks for a name and a password.
+// challenge requests a name and a password.
 func (x *exchange) challenge(a *schema.Auth) {
 	x.reply(401, message.Fields{{Name: []byte("WWW-Authenticate"), Value: challenge(a.Realm)}})
 }
 
-// signedIn says whether the request has the name and the password of a user; the error is that
-// there was no time to find out.
+// signedIn reports whether the request has the name and the password of a user; the error means that there was no time
+// to check.
 func (x *exchange) signedIn(a *schema.Auth) (bool, error) {
 	name, password, ok := credentials(x.r.Fields.Get("Authorization"))
 	if !ok {
 		return false, nil
 	}
 	hash, known := a.Users[string(name)]
-	if !known { // a name that is not there takes as long as one that is
+	if !known { // an unknown name takes as long as a known one
 		for _, hash = range a.Users {
 			break
 		}
@@ -56,7 +56,7 @@ func (x *exchange) signedIn(a *schema.Auth) (bool, error) {
 	return x.opt.signed, err
 }
 
-// challenge quotes the realm; what a quoted string cannot hold is left out.
+// challenge quotes the realm; characters that a quoted string cannot contain are left out.
 func challenge(realm string) []byte {
 	v := []byte(`Basic realm="`)
 	for i := range len(realm) {
@@ -74,7 +74,7 @@ func challenge(realm string) []byte {
 // maxCredentials bounds the field Authorization.
 const maxCredentials = 4 << 10
 
-// credentials reads the field Authorization.
+// credentials parses the field Authorization.
 func credentials(field []byte) (name, password []byte, ok bool) {
 	scheme, rest, ok := bytes.Cut(field, []byte(" "))
 	if !ok || len(field) > maxCredentials || !message.EqualFold(scheme, "basic") {
@@ -87,23 +87,22 @@ func credentials(field []byte) (name, password []byte, ok bool) {
 	return bytes.Cut(plain, []byte(":"))
 }
 
-// passwords compare passwords with hashes, and know for a while what came out of slow
-// comparisons, by a keyed hash that is of no use elsewhere. At most half of the processors
-// compare at a time, so that guessing passwords does not stop other requests. The zero value is
-// ready.
+// passwords compares passwords with hashes, and caches the results of slow comparisons for a while, by a keyed hash
+// that is useless elsewhere. At most half of the processors compare at a time, so that guessing passwords does not
+// block other requests. The zero value is ready.
 type passwords struct {
 	once  sync.Once
 	key   [sha256.Size]byte
 	slots chan struct{}
 
 	mu sync.Mutex
-	// right and wrong are apart, so that wrong ones do not drive out right ones.
+	// right and wrong are separate, so that wrong results do not displace right ones.
 	right, wrong map[[sha256.Size]byte]struct{}
 }
 
 const (
 	maxRemembered = 4096
-	// maxWait is how long a request waits for its turn.
+	// maxWait is how long a request waits to be compared.
 	maxWait = 5 * time.Second
 )
 
@@ -113,8 +112,7 @@ func (p *passwords) start() {
 	p.right, p.wrong = map[[sha256.Size]byte]struct{}{}, map[[sha256.Size]byte]struct{}{}
 }
 
-// verify says whether the password is that of the hash; the error is that there was no time
-// to find out.
+// verify reports whether the password matches the hash; the error means that there was no time to check.
 func (p *passwords) verify(ctx context.Context, hash string, password []byte) (bool, error) {
 	if !htpasswd.Of(hash).Slow() || len(password) > htpasswd.MaxPassword {
 		return htpasswd.Verify(hash, password), nil
@@ -122,7 +120,7 @@ func (p *passwords) verify(ctx context.Context, hash string, password []byte) (b
 	p.once.Do(p.start)
 	h := hmac.New(sha256.New, p.key[:])
 	_, _ = h.Write([]byte(hash))
-	_, _ = h.Write([]byte{0}) // no hash has one
+	_, _ = h.Write([]byte{0}) // no hash contains one
 	_, _ = h.Write(password)
 	k := [sha256.Size]byte(h.Sum(nil))
 	if right, known := p.remembered(k); known {
@@ -138,7 +136,7 @@ func (p *passwords) verify(ctx context.Context, hash string, password []byte) (b
 	case <-ctx.Done():
 		return false, ctx.Err()
 	}
-	if right, known := p.remembered(k); known { // another found out while we waited
+	if right, known := p.remembered(k); known { // another request computed it meanwhile
 		return right, nil
 	}
 	right := htpasswd.Verify(hash, password)

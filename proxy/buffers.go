@@ -5,8 +5,8 @@ import (
 	"sync/atomic"
 )
 
-// Bodies are passed on by large buffers, which cost a third less CPU than small ones, until so many
-// are in use that more would be too much memory: a client that reads slowly keeps one.
+// Bodies are copied with large buffers, which cost a third less CPU than small ones, until so many are in use that more
+// would take too much memory: a client that reads slowly keeps one.
 const (
 	largeBuffer = 64 << 10
 	smallBuffer = 8 << 10
@@ -19,7 +19,7 @@ type buffers struct {
 	large, small sync.Pool    // of *[]byte
 }
 
-// take returns a buffer, which give takes back.
+// take returns a buffer; give returns it to the pool.
 func (b *buffers) take() *[]byte {
 	from, size := &b.large, largeBuffer
 	if b.used.Add(1) > mostLarge {

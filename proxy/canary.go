@@ -8,8 +8,7 @@ import (
 	"wayleave.dev/proxy/table"
 )
 
-// drawCanary sends the request to the first canary that takes it. One without endpoints
-// takes none.
+// drawCanary sends the request to the first canary that selects it. A canary without endpoints selects none.
 func (x *exchange) drawCanary(o *schema.Options, ready *table.Ready) {
 	for i := range o.Canary {
 		c := &o.Canary[i]
@@ -24,9 +23,8 @@ func (x *exchange) drawCanary(o *schema.Options, ready *table.Ready) {
 	}
 }
 
-// takes asks header, cookie, and weight, in that order: each decides or leaves it to the
-// next. A client that has an endpoint by an affinity cookie stays with its backend, whatever the
-// weights are.
+// takes evaluates header, cookie, and weight, in that order: each decides or leaves the decision to the next. A client
+// with an endpoint by an affinity cookie stays with its backend, whatever the weights are.
 func (x *exchange) takes(c *schema.Canary, o *schema.Options, ready *table.Ready, i int) bool {
 	if c.Header != "" {
 		v := x.r.Fields.Get(c.Header)

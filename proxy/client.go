@@ -7,9 +7,8 @@ import (
 	"wayleave.dev/proxy/message"
 )
 
-// who is the client's address: the peer's own, or, where the peer is trusted, the last in
-// X-Forwarded-For that is not trusted itself. What stands before that one is what its
-// sender made up, so it is not looked at.
+// who returns the client's address: the peer's own, or, if the peer is trusted, the last untrusted address in
+// X-Forwarded-For. Addresses before that one are not verified, so they are ignored.
 func (x *exchange) who() netip.Addr {
 	if !x.opt.known.IsValid() {
 		x.opt.known = x.knownClient()
@@ -46,7 +45,7 @@ func (x *exchange) knownClient() netip.Addr {
 	return last
 }
 
-// parseAddr reads an address, with or without a port, as load balancers write them.
+// parseAddr parses an address, with or without a port, as load balancers write them.
 func parseAddr(b []byte) (netip.Addr, bool) {
 	if len(b) == 0 || len(b) > 64 {
 		return netip.Addr{}, false
@@ -78,8 +77,8 @@ func (x *exchange) believes(a netip.Addr) bool {
 	return false
 }
 
-// secure says whether the client's connection is encrypted: a trusted peer says so by
-// its own line of X-Forwarded-Proto, the last, else it is what this one is.
+// secure reports whether the client's connection is encrypted: according to a trusted peer's own line of
+// X-Forwarded-Proto, which is the last, otherwise according to this connection.
 func (x *exchange) secure() bool {
 	if proto := x.r.Fields.Last(forwardedProto); len(proto) > 0 && x.believes(plainAddr(x.r.Client.Addr())) {
 		first, _, _ := bytes.Cut(proto, []byte(","))

@@ -18,20 +18,20 @@ import (
 
 // Keys are certificates and authorities by key. Its methods may be called concurrently.
 type Keys interface {
-	// Authority are the authorities of a key; nil for none that are good.
+	// Authority returns the authorities of a key; nil if there are no valid ones.
 	Authority(key string) *authority.Set
-	// Pair is the certificate of a key; nil for none.
+	// Pair returns the certificate of a key; nil for none.
 	Pair(key string) *tls.Certificate
 }
 
 var (
-	errNoCertificate = errors.New("no required certificate of the client was sent")
-	errMisdirected   = errors.New("the handshake asked for another name, and so for no certificate that counts here")
-	errSubject       = errors.New("the subject of the client's certificate is not one that is let in")
-	errNoAuthority   = errors.New("the authorities for certificates of clients cannot be read")
+	errNoCertificate = errors.New("the client sent no certificate, which is required")
+	errMisdirected   = errors.New("the handshake named another host; no certificate for this one was requested")
+	errSubject       = errors.New("the subject of the client's certificate is not allowed")
+	errNoAuthority   = errors.New("the authorities for client certificates are missing or invalid")
 )
 
-// Fields that tell endpoints of the client's certificate.
+// Fields that describe the client's certificate to endpoints.
 const (
 	fieldCert    = "ssl-client-cert"
 	fieldVerify  = "ssl-client-verify"
@@ -39,14 +39,14 @@ const (
 	fieldIssuer  = "ssl-client-issuer-dn"
 )
 
-// uncertified answers clients without the certificate that the host asks for: 400 and 403 as nginx
-// does, 421 where the handshake was for another name. name is that of the request's host.
+// uncertified answers clients without the certificate that the host requires: 400 and 403 like nginx, 421 if the
+// handshake was for another name. name is that of the request's host.
 func (x *exchange) uncertified(t *table.Table, name []byte) (answered bool) {
 	own, other := t.ClientRules(name, &x.match)
 	if own == nil {
 		return false
 	}
-	for _, rule := range []*table.ClientRule{other, own} { // the fields tell of own
+	for _, rule := range []*table.ClientRule{other, own} { // the fields describe the result of own
 		if rule == nil {
 			continue
 		}
@@ -67,8 +67,8 @@ func (x *exchange) uncertified(t *table.Table, name []byte) (answered bool) {
 	return false
 }
 
-// isAskedLater says whether a plain request leads to no endpoint but that of an ACME challenge: it
-// is redirected to https, where the client is asked.
+// isAskedLater reports whether a plain request reaches no endpoint except for an ACME challenge: it is redirected to
+// https, where the client is asked.
 func (x *exchange) isAskedLater() bool {
 	if x.r.Session != nil || x.r.TLS {
 		return false
@@ -81,8 +81,7 @@ func (x *exchange) isAskedLater() bool {
 	return o != nil && o.RedirectTLS != 0 && !x.secure()
 }
 
-// certify applies one rule. Where the client is let in, the request's fields tell of its
-// certificate, and no others.
+// certify applies one rule. If the client is admitted, the request's fields describe its certificate, and no other.
 func (x *exchange) certify(t *table.Table, rule *table.ClientRule, name []byte) (status int, err error) {
 	if rule.Err != nil {
 		return 503, rule.Err
@@ -116,9 +115,8 @@ func (x *exchange) certify(t *table.Table, rule *table.ClientRule, name []byte) 
 	return 0, nil
 }
 
-// handshakeFits refuses requests whose handshake was for another name: the client was not asked for
-// the certificate of this one (RFC 9110, 15.5.20). Without a name it was asked for that of hosts
-// which are not named.
+// handshakeFits refuses requests whose handshake was for another name: the client was not asked for this name's
+// certificate (RFC 9110, 15.5.20). Without a name it was asked for that of the empty host.
 func (x *exchange) handshakeFits(t *table.Table, rule *table.ClientRule, name []byte) (status int, err error) {
 	s := x.r.Session
 	if s == nil || rule.Verify == schema.VerifyOff {
@@ -131,8 +129,8 @@ func (x *exchange) handshakeFits(t *table.Table, rule *table.ClientRule, name []
 	return 421, errMisdirected
 }
 
-// verifyClient verifies the client's certificate, once a minute of a connection. verdict is what nginx has as
-// $ssl_client_verify; the error is why the client is refused.
+// verifyClient verifies the client's certificate, once a minute per connection. verdict is nginx's $ssl_client_verify;
+// the error explains why the client is refused.
 func (x *exchange) verifyClient(rule *table.ClientRule) (certs []*x509.Certificate, verdict string, err error) {
 	if s := x.r.Session; s != nil && rule.Verify != schema.VerifyOff {
 		certs = s.Certificates
@@ -153,7 +151,7 @@ func (x *exchange) verifyClient(rule *table.ClientRule) (certs []*x509.Certifica
 	type by struct {
 		set    *authority.Set
 		depth  int
-		minute int64 // certificates and lists end
+		minute int64 // certificates and lists expire
 	}
 	now := time.Now()
 	err = x.r.Session.Verify(by{set, rule.Depth, now.Unix() / 60}, func() error {

@@ -19,9 +19,8 @@ const (
 	maxAge           = "Access-Control-Max-Age"
 )
 
-// cors adds what a browser wants to see on a response to another origin's page, and
-// answers its question beforehand (preflight). An origin that is not allowed gets neither;
-// its request goes on, as that of a client that is no browser.
+// cors adds the fields that a browser requires for a page of another origin, and answers its preflight. An origin that
+// is not allowed gets neither; its request continues, like one of a client that is not a browser.
 func (x *exchange) cors(c *schema.CORS, origins *table.Origins) (answered bool) {
 	if !origins.Any {
 		x.answer.Add("Vary", []byte("Origin"))

@@ -8,14 +8,14 @@ import (
 	"wayleave.dev/proxy/table"
 )
 
-// dress gives the request the Host and the fields that the path asks for, once all that follows
-// from the client's own is known.
+// dress sets the Host and the fields that the path configures, after all values that depend on the client's own fields
+// are known.
 func (x *exchange) dress() {
 	ready := x.match.Ready
 	if ready == nil || x.match.Path.Options.Upstream == nil {
 		return
 	}
-	// All values follow from the client's request.
+	// All values are derived from the client's request.
 	var set message.Fields
 	for _, f := range ready.Extras.Request {
 		set = append(set, message.Field{Name: f.Name, Value: x.expand(nil, f.Value, forField)})
@@ -33,7 +33,7 @@ func (x *exchange) dress() {
 	}
 }
 
-// sentHost is the field Host for endpoints.
+// sentHost returns the field Host for endpoints.
 func (x *exchange) sentHost() []byte {
 	if x.opt.host != nil {
 		return x.opt.host
@@ -51,7 +51,7 @@ func withoutField(list message.Fields, name []byte) message.Fields {
 	return kept
 }
 
-// isAuthority says whether text may be a field Host: a name or an address, and a port.
+// isAuthority reports whether text can be a field Host: a name or an address, and a port.
 func isAuthority(b []byte) bool {
 	for _, c := range b {
 		if (c|0x20 < 'a' || c|0x20 > 'z') && (c < '0' || c > '9') && bytes.IndexByte([]byte("-._:[]"), c) < 0 {
@@ -61,7 +61,7 @@ func isAuthority(b []byte) bool {
 	return len(b) <= 255
 }
 
-// edit changes the head of an endpoint's response as the path asks for.
+// edit changes the head of an endpoint's response as the path configures.
 func (x *exchange) edit(o *schema.Options, r *message.Response) {
 	if o.Response == nil {
 		return
@@ -83,7 +83,7 @@ func (x *exchange) edit(o *schema.Options, r *message.Response) {
 	}
 }
 
-// setFields gives a response of any origin the fields that the path asks for.
+// setFields sets the fields that the path configures in a response of any origin.
 func (x *exchange) setFields(f message.Fields) message.Fields {
 	if x.match.Ready == nil {
 		return f
@@ -98,11 +98,10 @@ func (x *exchange) setFields(f message.Fields) message.Fields {
 	return f
 }
 
-// maxReplaced bounds the values of one response that are compared with expressions, and what becomes
-// of one.
+// maxReplaced bounds how many values of one response are compared with expressions, and the length of a result.
 const maxReplaced = 8 << 10
 
-// replace changes a value by the first rule that fits it.
+// replace changes a value by the first rule that matches.
 func (x *exchange) replace(v []byte, rules []table.ReadyReplace) []byte {
 	if len(rules) == 0 {
 		return v
@@ -124,7 +123,7 @@ func (x *exchange) replace(v []byte, rules []table.ReadyReplace) []byte {
 	return v
 }
 
-// withGroups puts the text of a rule in the place of what its expression fits.
+// withGroups replaces the match of an expression by the text of the rule.
 func (x *exchange) withGroups(v []byte, at []int, to table.Template) []byte {
 	out := bytes.Clone(v[:at[0]])
 	for _, p := range to {
@@ -165,15 +164,14 @@ func (x *exchange) recook(v []byte, domain, path []table.ReadyReplace) []byte {
 			continue
 		}
 		if bytes.IndexByte(now, ';') >= 0 {
-			now = value // a client's words would be an attribute
+			now = value // a client could add an attribute
 		}
 		parts[i] = append(append(bytes.Clone(name), '='), now...)
 	}
 	return bounded(bytes.Join(parts, []byte(";")), v)
 }
 
-// redomain is replace for the attribute Domain, in which case and a dot in front mean nothing, and
-// of which text is the whole.
+// redomain is replace for the attribute Domain: case and a leading dot are ignored, and text must match completely.
 func (x *exchange) redomain(v []byte, rules []table.ReadyReplace) []byte {
 	plain := bytes.ToLower(bytes.TrimPrefix(v, []byte(".")))
 	if x.opt.compared += len(v); x.opt.compared > maxReplaced {

@@ -9,8 +9,8 @@ import (
 	"wayleave.dev/proxy/upstream"
 )
 
-// endpointOptions are those of the path that concern its endpoints; nil for the backend that
-// answers for statuses, to which they do not apply.
+// endpointOptions returns those of the path that concern its endpoints; nil for the backend that answers for statuses,
+// to which they do not apply.
 func (x *exchange) endpointOptions() *schema.Options {
 	if x.opt.inError {
 		return nil
@@ -18,7 +18,7 @@ func (x *exchange) endpointOptions() *schema.Options {
 	return x.match.Path.Options
 }
 
-// standIn is the backend that answers in place of one without endpoints; nil for none.
+// standIn returns the backend that answers instead of one without endpoints; nil for none.
 func (x *exchange) standIn() *upstream.Backend {
 	o := x.match.Path.Options
 	if o == nil || o.Errors == nil {
@@ -32,7 +32,7 @@ func (x *exchange) standIn() *upstream.Backend {
 	return b
 }
 
-// errorsFor is the backend that answers for a status; nil for none.
+// errorsFor returns the backend that answers for a status; nil for none.
 func (x *exchange) errorsFor(status int) *upstream.Backend {
 	if x.match.Path == nil || x.opt.inError || status < 300 {
 		return nil
@@ -57,8 +57,7 @@ func contains(list []int, n int) bool {
 	return false
 }
 
-// errorPage has another backend answer for a status, by a request of its own. It says whether there
-// is one.
+// errorPage lets another backend answer for a status, by a request of its own. It reports whether there is one.
 func (x *exchange) errorPage(status int, more message.Fields) (answered bool) {
 	b := x.errorsFor(status)
 	if b == nil || x.d.Responded() {
@@ -83,8 +82,8 @@ func (x *exchange) errorPage(status int, more message.Fields) (answered bool) {
 	return true
 }
 
-// credentialsOut takes out what only the endpoints of the path, or its guards, may see, and what
-// an authentication server says: it may not have been asked.
+// credentialsOut removes what only the endpoints of the path, or its guards, may see, and what an authentication server
+// sets: it may not have been asked.
 func (x *exchange) credentialsOut(backend string) {
 	o := x.match.Path.Options
 	if o.Auth != nil {
@@ -108,7 +107,7 @@ func (x *exchange) credentialsOut(backend string) {
 	x.r.Fields.Del("If-Modified-Since")
 }
 
-// describeError says what happened, by the fields that ingress-nginx has.
+// describeError describes the error, in ingress-nginx's fields.
 func (x *exchange) describeError(e *schema.Errors, status int) {
 	for _, f := range []message.Field{
 		{Name: []byte("X-Code"), Value: strconv.AppendInt(nil, int64(status), 10)},

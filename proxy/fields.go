@@ -10,7 +10,7 @@ import (
 	"wayleave.dev/proxy/message"
 )
 
-// Names of fields that tell endpoints of the client.
+// Names of fields that describe the client to endpoints.
 const (
 	forwardedFor   = "X-Forwarded-For"
 	forwardedProto = "X-Forwarded-Proto"
@@ -28,8 +28,8 @@ var (
 	schemeHTTP, schemeHTTPS = []byte("http"), []byte("https")
 )
 
-// forwarded tells the endpoint the client. What a client says of that itself is believed
-// when the client is trusted, a load balancer in front of us, and thrown away otherwise.
+// forwarded describes the client to the endpoint. What a client itself claims is used if it is trusted, such as a load
+// balancer in front, and discarded otherwise.
 func (x *exchange) forwarded() {
 	x.more = x.more[:0]
 	client := x.clientText()
@@ -44,7 +44,7 @@ func (x *exchange) forwarded() {
 		switch claimOf(h.Name) {
 		case aboutClient, aboutPath, disguised:
 			continue
-		case aboutRequest: // of several the last: it is one name
+		case aboutRequest: // of several the last: it has one value
 			if id >= 0 {
 				kept[id].Value = h.Value
 				continue
@@ -59,10 +59,10 @@ func (x *exchange) forwarded() {
 		message.Field{Name: namePort, Value: x.port()})
 }
 
-// believe keeps what a trusted client says, and adds itself to the lists. A balancer that
-// adds lines leaves those of its own client before its own: of fields that are no list, the
-// last line counts. What it does not set its client may have set, so X-Real-IP follows
-// from X-Forwarded-For, and what leads an endpoint to another path goes.
+// believe keeps the claims of a trusted client, and adds the client itself to the lists. A load balancer that adds
+// lines adds them after those of its own client: of fields that are not lists, the last line counts. Fields that the
+// balancer does not set may come from its client: X-Real-IP is therefore derived from X-Forwarded-For, and fields that
+// lead an endpoint to another path are removed.
 func (x *exchange) believe(client []byte) {
 	real := x.who().AppendTo(nil)
 	list, elements := x.lists()
@@ -103,8 +103,8 @@ func (x *exchange) believe(client []byte) {
 	}
 }
 
-// lists are the lines of X-Forwarded-For and of Forwarded in one each, with a comma at the
-// end where there are some. Who speaks the one is not taken to speak the other.
+// lists joins the lines of X-Forwarded-For, and those of Forwarded, with a comma at the end if there are any. A client
+// that sends one of them is not assumed to know the other.
 func (x *exchange) lists() (list, elements []byte) {
 	for _, h := range x.r.Fields {
 		if len(h.Value) == 0 || !isList(h.Name) {
@@ -123,7 +123,7 @@ func isList(name []byte) bool {
 	return message.EqualFold(name, forwardedFor) || message.EqualFold(name, "Forwarded")
 }
 
-// element is one of Forwarded (RFC 7239, 4).
+// element returns one element of Forwarded (RFC 7239, 4).
 func element(a netip.Addr) string {
 	if a = plainAddr(a); a.Is6() {
 		return `for="[` + a.String() + `]"`
@@ -131,20 +131,20 @@ func element(a netip.Addr) string {
 	return "for=" + a.String()
 }
 
-// claim is what a field says that only proxies may say.
+// claim is the kind of a field that only proxies may set.
 type claim uint8
 
 const (
 	noClaim claim = iota
-	// aboutClient is the client and its scheme: X-Forwarded-…, Forwarded, X-Real-IP, X-Scheme.
+	// aboutClient describes the client and its scheme: X-Forwarded-…, Forwarded, X-Real-IP, X-Scheme.
 	aboutClient
-	// aboutPath is another path or method than that of the request: X-Original-URL,
-	// X-Rewrite-URL, X-Forwarded-URI. Some frameworks take it for the request's.
+	// aboutPath names another path or method than that of the request: X-Original-URL, X-Rewrite-URL, X-Forwarded-URI.
+	// Some frameworks use it as the request's.
 	aboutPath
 	// aboutRequest is X-Request-ID, which a client may set, once.
 	aboutRequest
-	// disguised is one of these spelled so that only some endpoints know it: as variables,
-	// X_Forwarded_For is X-Forwarded-For (CGI, WSGI).
+	// disguised is one of these, spelled so that only some endpoints recognize it: as variables, X_Forwarded_For is
+	// X-Forwarded-For (CGI, WSGI).
 	disguised
 )
 
@@ -202,18 +202,18 @@ func claimAfterX(name []byte) claim {
 	return noClaim
 }
 
-// isForwarded says whether a field is one that only proxies may set.
+// isForwarded reports whether only proxies may set a field.
 func isForwarded(name []byte) bool {
 	c := claimOf(name)
 	return c != noClaim && c != aboutRequest
 }
 
-// isSeparator says whether a byte of a name is taken for "_" where fields become variables.
+// isSeparator reports whether a byte of a name becomes "_" where fields become variables.
 func isSeparator(c byte) bool {
 	return c != 0 && (c < '0' || c > '9') && (c|0x20 < 'a' || c|0x20 > 'z')
 }
 
-// dashed says whether "-" is the only separator of the name.
+// dashed reports whether "-" is the only separator of the name.
 func dashed(name []byte) bool {
 	for _, c := range name {
 		if c != '-' && isSeparator(c) {
@@ -223,13 +223,12 @@ func dashed(name []byte) bool {
 	return true
 }
 
-// begins compares the begin of a name, whatever its case and separators; prefix is in lower
-// case.
+// begins compares the start of a name, ignoring case and separators; prefix is in lower case.
 func begins(name []byte, prefix string) bool {
 	return len(name) >= len(prefix) && sameName(name[:len(prefix)], prefix)
 }
 
-// sameName says whether two names are one to endpoints that see fields as variables.
+// sameName reports whether two names are equal for endpoints that see fields as variables.
 func sameName[N []byte | string](name []byte, other N) bool {
 	if len(name) != len(other) {
 		return false
@@ -248,7 +247,7 @@ func (x *exchange) trusted() bool {
 		func(p netip.Prefix) bool { return p.Contains(x.r.Client.Addr()) })
 }
 
-// clientText is the client's address, made once for a client.
+// clientText returns the client's address as text, formatted once.
 func (x *exchange) clientText() []byte {
 	if a := x.r.Client.Addr(); a != x.whose {
 		x.whose = a
@@ -266,7 +265,7 @@ func (x *exchange) scheme() []byte {
 
 var port80, port443 = []byte("80"), []byte("443")
 
-// port is the one that the client used, as its Host says it.
+// port returns the one that the client used, according to its Host.
 func (x *exchange) port() []byte {
 	h := x.r.Host
 	if i := bytes.LastIndexByte(h, ':'); i >= 0 && bytes.IndexByte(h[i:], ']') < 0 {
@@ -280,13 +279,13 @@ func (x *exchange) port() []byte {
 	return port80
 }
 
-// final adds what the proxy says with every final response.
+// final adds the proxy's fields to every final response.
 func (x *exchange) final(f *message.Fields) {
 	x.dated(f)
 	x.named(f)
 }
 
-// named sets the field Server as the settings say: as the endpoint does, none, or another one.
+// named sets the field Server as configured: the endpoint's, none, or another value.
 func (x *exchange) named(f *message.Fields) {
 	s := x.p.settings.Load()
 	switch {
@@ -304,7 +303,7 @@ type date struct {
 	text   []byte
 }
 
-// dated adds the date to a response that has none (RFC 9110, 6.6.1).
+// dated adds the date to a response without one (RFC 9110, 6.6.1).
 func (x *exchange) dated(f *message.Fields) {
 	if f.Has("Date") {
 		return

@@ -16,7 +16,7 @@ import (
 	"wayleave.dev/proxy/upstream"
 )
 
-// pages are the texts of what the proxy answers itself.
+// pages are the texts of the proxy's own responses.
 var pages = func() map[int][]byte {
 	m := map[int][]byte{}
 	for i := 300; i < 600; i++ {
@@ -27,8 +27,7 @@ var pages = func() map[int][]byte {
 	return m
 }()
 
-// forward sends the request to an endpoint of a backend, and to another one when that is
-// safe.
+// forward sends the request to an endpoint of a backend, and to another one if that is safe.
 func (x *exchange) forward(backend string) {
 	b := x.p.Upstreams.Lookup(backend)
 	if b == nil || len(b.All()) == 0 {
@@ -46,7 +45,7 @@ func (x *exchange) forward(backend string) {
 	x.exchangeWith(b)
 }
 
-// exchangeWith sends the request, as it is by now, to endpoints of the backend until one answers.
+// exchangeWith sends the request, as it is now, to endpoints of the backend until one answers.
 func (x *exchange) exchangeWith(b *upstream.Backend) {
 	x.opt.among = len(b.All())
 	sure := false
@@ -60,7 +59,7 @@ func (x *exchange) exchangeWith(b *upstream.Backend) {
 		x.last, x.rec.Endpoint = e, e.Addr
 		again, err := x.try(e, sure)
 		if err == nil {
-			x.rec.Err = nil // of a try before
+			x.rec.Err = nil // of an earlier try
 			return
 		}
 		var page *otherAnswers
@@ -85,7 +84,7 @@ func (x *exchange) exchangeWith(b *upstream.Backend) {
 	}
 }
 
-// broken answers for an endpoint that did not.
+// broken answers instead of an endpoint that did not.
 func (x *exchange) broken(err error) {
 	if x.d.Responded() {
 		x.d.Abort()
@@ -118,15 +117,14 @@ type clientError struct{ error }
 
 func (e *clientError) Unwrap() error { return e.error }
 
-// again says whether a failed try may be followed by another.
+// again reports whether a failed try may be followed by another.
 type again uint8
 
 const (
 	never again = iota
-	// stale: the connection had been idle, and the server closed it before it saw the
-	// request.
+	// stale: the connection had been idle, and the server closed it before it read the request.
 	stale
-	// elsewhere: another endpoint may be asked.
+	// elsewhere: another endpoint may be tried.
 	elsewhere
 )
 
@@ -138,7 +136,7 @@ func (x *exchange) pick(b *upstream.Backend) *upstream.Endpoint {
 	return x.choose(b, o)
 }
 
-// times are those towards the endpoint.
+// times are the time-outs of the endpoint.
 func (x *exchange) times() Timeouts {
 	t := x.p.current().Timeouts
 	if o := x.endpointOptions(); o != nil {
@@ -188,19 +186,19 @@ func (x *exchange) try(e *upstream.Endpoint, sure bool) (again, error) {
 		}
 		return never, nil
 	}
-	// The stopper of the connection knows why: the client left, or its body broke off. The endpoint is
-	// not to blame for what it answered to that.
+	// The connection's stopper has the cause: the client left, or its body was truncated. The endpoint is not to blame
+	// for its answer to that.
 	stopped := c.Stopped()
 	c.Stop()
 	up.wait()
-	_ = c.Close() // gives back buffers, in which the upload would still write
+	_ = c.Close() // returns buffers, to which the upload would still write
 	if stopped && up != nil && !x.gone.Load() {
 		err = errors.Join(up.err, err)
 	}
 	return x.verdict(e, c, reused, safe, err)
 }
 
-// verdict says whether another try may follow, and whether the endpoint is to blame.
+// verdict returns whether another try may follow, and whether the endpoint is to blame.
 func (x *exchange) verdict(e *upstream.Endpoint, c *h1.Client, reused, safe bool, err error) (again, error) {
 	var client *clientError
 	if errors.As(err, &client) || errors.Is(err, errClient) {
@@ -221,7 +219,7 @@ func (x *exchange) verdict(e *upstream.Endpoint, c *h1.Client, reused, safe bool
 	untouched := !x.d.Responded() && !x.begun && !c.Started()
 	var large *h1.Error
 	switch {
-	case errors.As(err, &large) && large.IsTooLarge(): // what we do not take is no fault of the endpoint
+	case errors.As(err, &large) && large.IsTooLarge(): // the proxy's limit is not a fault of the endpoint
 		x.p.oversized.Add(1)
 		return never, fmt.Errorf("%w: %w", errOversized, err)
 	case untouched && reused && (safe || !c.Sent()) && !isTimeout(err):
@@ -234,7 +232,7 @@ func (x *exchange) verdict(e *upstream.Endpoint, c *h1.Client, reused, safe bool
 	return never, err
 }
 
-// errOversized is a response with a larger head, or larger trailers, than the settings allow.
+// errOversized means that the response has a larger head, or larger trailers, than the settings allow.
 var errOversized = errors.New(
 	"the endpoint's response has a larger head than ingress.responseHeadBytes and ingress.responseFields allow")
 
@@ -243,7 +241,7 @@ func isTimeout(err error) bool {
 	return errors.As(err, &t) && t.Timeout()
 }
 
-// idempotent methods do the same when they are done twice (RFC 9110, 9.2.2).
+// idempotent methods can be repeated without further effect (RFC 9110, 9.2.2).
 func idempotent(method []byte) bool {
 	switch string(method) {
 	case "GET", "HEAD", "OPTIONS", "PUT", "DELETE":
@@ -252,14 +250,14 @@ func idempotent(method []byte) bool {
 	return false
 }
 
-var errClient = errors.New("the client does not take the response")
+var errClient = errors.New("the client does not read the response")
 
 // upload is a body that is being sent while the response arrives.
 type upload struct {
 	x    *exchange
 	c    *h1.Client
 	done chan error
-	// ending says that the client has sent all of it.
+	// ending means that the client has sent the complete body.
 	ending atomic.Bool
 	err    error
 	over   bool
@@ -268,7 +266,7 @@ type upload struct {
 // lastWrite is how long the end of a body may take once the response has ended.
 const lastWrite = 100 * time.Millisecond
 
-// wait ends it: what the client still sends is not wanted. A nil upload is one that is done.
+// wait ends the upload: the rest of the client's body is not needed. A nil upload has ended.
 func (u *upload) wait() {
 	if u == nil || u.failed() != nil || u.over {
 		return
@@ -287,7 +285,7 @@ func (u *upload) wait() {
 	u.err, u.over = <-u.done, true
 }
 
-// complete waits until the client's whole body has been sent. The client's and the endpoint's time-outs bound that.
+// complete waits until the client's complete body has been sent. The client's and the endpoint's time-outs bound that.
 func (u *upload) complete() error {
 	if u == nil {
 		return nil
@@ -298,7 +296,7 @@ func (u *upload) complete() error {
 	return u.err
 }
 
-// failed is the error that it ended with; nil while it goes on.
+// failed returns the error that it ended with; nil while it runs.
 func (u *upload) failed() error {
 	if u == nil {
 		return nil
@@ -313,8 +311,8 @@ func (u *upload) failed() error {
 	return u.err
 }
 
-// send writes the request. A body that is here already goes with the head; another is
-// sent by a goroutine of its own, since the response may come before its end.
+// send writes the request. A body that has arrived is sent with the head; otherwise a separate goroutine sends it,
+// since the response may arrive before its end.
 func (x *exchange) send(c *h1.Client) (*upload, error) {
 	host := x.r.Host
 	x.r.Host = x.sentHost()
@@ -335,7 +333,7 @@ func (x *exchange) send(c *h1.Client) (*upload, error) {
 		return nil, c.Last()
 	}
 	x.begun = true
-	if !x.d.Ready() { // the endpoint may have something to say to the head alone
+	if !x.d.Ready() { // the endpoint may answer after the head
 		if err := c.Flush(); err != nil {
 			return nil, err
 		}
@@ -350,9 +348,9 @@ func (x *exchange) send(c *h1.Client) (*upload, error) {
 	return u, nil
 }
 
-var errTooLarge = errors.New("the body is larger than this path takes")
+var errTooLarge = errors.New("the body is larger than this path allows")
 
-// send copies a body from the client. A part is sent as soon as no more is here.
+// send copies a body from the client. A part is sent as soon as no more bytes are buffered.
 func (u *upload) send(p *Proxy, d message.Downstream, length, limit int64) error {
 	c := u.c
 	kept := p.buffers.take()
@@ -374,7 +372,7 @@ func (u *upload) send(p *Proxy, d message.Downstream, length, limit int64) error
 			return c.Finish(u.x.trailers(d.Trailers()))
 		}
 		if err != nil {
-			// The endpoint must not take what it has for the whole.
+			// The endpoint must notice that the body is incomplete.
 			c.Stop()
 			return &clientError{err}
 		}
@@ -393,7 +391,7 @@ func (x *exchange) buffer() []byte {
 	return *x.buf
 }
 
-// receive passes the response on.
+// receive forwards the response.
 func (x *exchange) receive(c *h1.Client, up *upload) error {
 	resp, err := x.response(c)
 	if err != nil {
@@ -414,7 +412,7 @@ func (x *exchange) receive(c *h1.Client, up *upload) error {
 	if err := x.copyBody(c, resp); err != nil {
 		return err
 	}
-	// A response that came before the request's end is the end of it.
+	// A response before the request's end ends the request.
 	up.wait()
 	if err := x.d.Finish(c.Trailers()); err != nil {
 		return errors.Join(errClient, err)
@@ -439,8 +437,8 @@ func (x *exchange) response(c *h1.Client) (*message.Response, error) {
 	return nil, err
 }
 
-// watch gives the exchange up when the client leaves: while nothing is sent to it, nothing
-// else tells. It is begun only where an endpoint lets us wait.
+// watch aborts the exchange when the client leaves: while nothing is sent to it, there is no other sign. It starts only
+// if an endpoint is slow to answer.
 func (x *exchange) watch(c *h1.Client) {
 	if x.unwatch == nil {
 		x.unwatch = x.d.Watch(func() {
@@ -458,8 +456,8 @@ func (x *exchange) watched() {
 	}
 }
 
-// copyBody copies the response's body. What was read with the head goes out with the
-// head; what comes bit by bit goes out bit by bit.
+// copyBody copies the response's body. Bytes that were read with the head are sent with the head; later bytes are sent
+// as they arrive.
 func (x *exchange) copyBody(c *h1.Client, resp *message.Response) error {
 	if resp.Bodyless(x.r.Method) || resp.Length == 0 {
 		return nil
@@ -495,7 +493,7 @@ func (x *exchange) copyBody(c *h1.Client, resp *message.Response) error {
 		case err == io.EOF:
 			return nil
 		case x.gone.Load():
-			return errors.Join(errClient, err, errors.New("it has gone"))
+			return errors.Join(errClient, err, errors.New("it has disconnected"))
 		case err != nil:
 			return err
 		}

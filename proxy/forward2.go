@@ -35,7 +35,7 @@ func (x *exchange) forward2(b *upstream.Backend, o *schema.Options) {
 		x.last, x.rec.Endpoint = e, e.Addr
 		again, err := x.try2(e, o)
 		if err == nil {
-			x.rec.Err = nil // of a try before
+			x.rec.Err = nil // of an earlier try
 			return
 		}
 		x.rec.Err = err
@@ -48,7 +48,7 @@ func (x *exchange) forward2(b *upstream.Backend, o *schema.Options) {
 	}
 }
 
-// errIdle is an endpoint that says nothing for too long.
+// errIdle means that an endpoint was silent for too long.
 type errIdle struct{}
 
 func (errIdle) Error() string   { return "the endpoint sends nothing" }
@@ -77,7 +77,7 @@ func (x *exchange) try2(e *upstream.Endpoint, o *schema.Options) (again, error) 
 	defer e.End()
 	req := x.request2(ctx, e, body, encrypted)
 	if of != (upstream.Origin{}) {
-		// The transport has its connections by this name, which nobody looks up.
+		// The transport indexes its connections by this name, which is never resolved.
 		req.URL.Host = hex.EncodeToString([]byte(e.Addr.String()+" "+of.Key())) + ".endpoint:80"
 	}
 	stop := x.leaving(cancel)
@@ -95,8 +95,7 @@ func (x *exchange) try2(e *upstream.Endpoint, o *schema.Options) (again, error) 
 	return x.verdict2(e, ctx, body, err)
 }
 
-// leaving gives a request up whose client leaves while it waits. A stream's context ends
-// by itself.
+// leaving aborts a request whose client leaves while it waits. A stream's context ends by itself.
 func (x *exchange) leaving(cancel context.CancelCauseFunc) (stop func()) {
 	if x.r.Version == message.HTTP2 || x.r.Length != 0 {
 		return func() {}
@@ -104,7 +103,7 @@ func (x *exchange) leaving(cancel context.CancelCauseFunc) (stop func()) {
 	return x.d.Watch(func() { cancel(errClient) })
 }
 
-// verdict2 says whether another try may follow, and whether the endpoint is to blame.
+// verdict2 returns whether another try may follow, and whether the endpoint is to blame.
 func (x *exchange) verdict2(e *upstream.Endpoint, ctx context.Context, body *body2, err error) (again, error) {
 	if cause := context.Cause(ctx); cause != nil && x.ctx.Err() == nil {
 		err = cause
@@ -130,7 +129,7 @@ func (x *exchange) verdict2(e *upstream.Endpoint, ctx context.Context, body *bod
 	return never, err
 }
 
-// request2 is the request as net/http has it. Its path is sent as it came.
+// request2 returns the request for net/http. Its path is sent unchanged.
 func (x *exchange) request2(ctx context.Context, e *upstream.Endpoint, body *body2, encrypted bool) *http.Request {
 	scheme, addr, host := "http", e.Addr.String(), string(x.sentHost())
 	if encrypted {
@@ -162,7 +161,7 @@ func (x *exchange) request2(ctx context.Context, e *upstream.Endpoint, body *bod
 	return req.WithContext(ctx)
 }
 
-// announce prepares trailers, which net/http wants to know before.
+// announce prepares trailers, which net/http must know in advance.
 func (x *exchange) announce(req *http.Request, names string) {
 	for name := range strings.SplitSeq(names, ",") {
 		if name = http.CanonicalHeaderKey(strings.TrimSpace(name)); name != "" && x.mayTrail([]byte(name)) {
@@ -174,7 +173,7 @@ func (x *exchange) announce(req *http.Request, names string) {
 	}
 }
 
-// receive2 passes the response on, each part as it comes.
+// receive2 forwards the response, each part as it arrives.
 func (x *exchange) receive2(from *http.Response, touch func()) error {
 	resp := &message.Response{Status: from.StatusCode, Fields: message.FieldsOf(from.Header),
 		Length: from.ContentLength}
@@ -214,8 +213,8 @@ func (x *exchange) receive2(from *http.Response, touch func()) error {
 	return nil
 }
 
-// body2 is the request's body for net/http, which reads it by a goroutine of its own. After
-// stop nobody reads the exchange any more: it is another's by then.
+// body2 is the request's body for net/http, which reads it in another goroutine. After stop nobody reads the exchange
+// any more, since it is reused.
 type body2 struct {
 	d     message.Downstream
 	req   *http.Request // gets the trailers
@@ -264,17 +263,17 @@ func (b *body2) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Close implements io.Closer. It does not wait: who closes may hold what a Read waits for.
+// Close implements io.Closer. It does not wait: the caller may hold what a Read waits for.
 func (b *body2) Close() error { return nil }
 
-// state says whether bytes were taken from the client, and what was wrong with them.
+// state returns whether bytes were read from the client, and the read error.
 func (b *body2) state() (begun bool, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.begun, b.err
 }
 
-// stop ends reading, and waits for a Read that goes on.
+// stop ends reading, and waits for a running Read.
 func (b *body2) stop() {
 	b.mu.Lock()
 	b.stopped = true

@@ -13,12 +13,12 @@ import (
 )
 
 var (
-	errLimited = errors.New("more requests than a client may make")
-	errCrowded = errors.New("more requests at a time than a client may have")
+	errLimited = errors.New("the client exceeds its request rate")
+	errCrowded = errors.New("the client exceeds its number of concurrent requests")
 )
 
-// limited refuses requests above the rates of their client, or above the number that it may
-// have at a time, by 503 as ingress-nginx does.
+// limited refuses requests above the rates of their client, or above its number of concurrent requests, with 503 like
+// ingress-nginx.
 func (x *exchange) limited(o *schema.Options, ready *table.Ready) (answered bool) {
 	if o.RPS <= 0 && o.RPM <= 0 && o.Exchanges <= 0 || isIn(o.Unlimited, x.who()) {
 		return false
@@ -35,7 +35,7 @@ func (x *exchange) limited(o *schema.Options, ready *table.Ready) (answered bool
 	return true
 }
 
-// enter counts the exchange as one of its client, until leave.
+// enter counts the exchange for its client, until leave.
 func (x *exchange) enter(o *schema.Options, ready *table.Ready) bool {
 	k := limitKey{ready.Limit, clientOf(x.who())}
 	if !x.p.crowd.enter(k, o.Exchanges) {
@@ -45,7 +45,7 @@ func (x *exchange) enter(o *schema.Options, ready *table.Ready) bool {
 	return true
 }
 
-// leave takes back what enter counted.
+// leave undoes enter.
 func (x *exchange) leave() {
 	if x.opt.entered.who.IsValid() {
 		x.p.crowd.leave(x.opt.entered)
@@ -53,8 +53,8 @@ func (x *exchange) leave() {
 	}
 }
 
-// crowd counts the open exchanges of clients, exactly: it has an entry for each client that has
-// one, and the server bounds those. The zero value is ready.
+// crowd counts the open exchanges of clients exactly: it has an entry for each client with at least one, and the server
+// bounds those. The zero value is ready.
 type crowd struct {
 	mu   sync.Mutex
 	open map[limitKey]int
@@ -81,8 +81,8 @@ func (c *crowd) leave(k limitKey) {
 	}
 }
 
-// clientOf is the network that counts as one client: of IPv6 a /64. The zero Prefix is of an
-// address that is not valid.
+// clientOf returns the network that counts as one client: a /64 for IPv6. The zero Prefix stands for an invalid
+// address.
 func clientOf(who netip.Addr) netip.Prefix {
 	bits := who.BitLen()
 	if who.Is6() {
@@ -95,9 +95,8 @@ func clientOf(who netip.Addr) netip.Prefix {
 	return p
 }
 
-// limits count requests by client and Ingress, in memory of a fixed size: a flood of
-// addresses makes others forget what they used, so it lets more through, never less. Its
-// zero value is ready.
+// limits count requests by client and Ingress, in memory of a fixed size: under a flood of addresses, clients replace
+// each other, so more requests pass than allowed, never fewer. Its zero value is ready.
 type limits struct {
 	once  sync.Once
 	seed  maphash.Seed
@@ -115,8 +114,8 @@ type limitSet struct {
 	slots [limitSlots]limitSlot
 }
 
-// limitSlot is a client. free is when all that it used is given back (the generic cell
-// rate algorithm), in nanoseconds since the epoch: what is past is the same as nothing.
+// limitSlot is a client. free is the time at which its usage has decayed to zero (the generic cell rate algorithm), in
+// nanoseconds since the epoch: a time in the past means no usage.
 type limitSlot struct {
 	key  uint64
 	free int64
@@ -133,8 +132,8 @@ type limitKey struct {
 	who   netip.Prefix
 }
 
-// take uses one request of the client's, and says whether it had one: burst of them may
-// come at once in addition to the one that its rate gives. Of IPv6, a /64 is one client.
+// take consumes one request of the client's budget, and reports whether it had one: burst requests may arrive at once
+// in addition to the one that its rate allows. A /64 of IPv6 is one client.
 func (l *limits) take(owner string, who netip.Addr, rps float64, burst int, now time.Time) bool {
 	l.once.Do(l.start)
 	prefix := clientOf(who)

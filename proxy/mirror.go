@@ -15,17 +15,17 @@ import (
 	"wayleave.dev/proxy/table"
 )
 
-// Bounds of copies: how many are on their way, the body of one, and the time for it.
+// Bounds of copies: their number, the body of one, and its time.
 const (
 	maxMirrors    = 64
 	maxMirrorBody = 64 << 10
 	mirrorTime    = 30 * time.Second
 )
 
-// mirrors counts the copies that are on their way. The zero value is ready.
+// mirrors counts the copies in flight. The zero value is ready.
 type mirrors struct{ open atomic.Int64 }
 
-// enter counts a copy; it says whether there is room for one.
+// enter counts a copy; it reports whether there is room for one.
 func (m *mirrors) enter() bool {
 	if m.open.Add(1) > maxMirrors {
 		m.leave()
@@ -36,11 +36,11 @@ func (m *mirrors) enter() bool {
 
 func (m *mirrors) leave() { m.open.Add(-1) }
 
-// mirror sends a copy of the request elsewhere, and waits for nothing. Its body, where it has one, is
-// read before. A copy that cannot be made is left out.
+// mirror sends a copy of the request elsewhere, and waits for nothing. If it has a body, that is read first. A copy
+// that cannot be made is left out.
 func (x *exchange) mirror(m *schema.Mirror, ready *table.Ready) (answered bool) {
 	if string(x.r.Fields.Get(sentFrom)) == asking {
-		return false // it is a copy, or a question, itself
+		return false // it is itself a copy or a subrequest
 	}
 	n := x.r.Length
 	if !m.Body {
@@ -83,7 +83,7 @@ func (x *exchange) mirror(m *schema.Mirror, ready *table.Ready) (answered bool) 
 
 var errNoCopy = errors.New("no copy can be made")
 
-// copied makes the copy of a request, and says by what it is sent.
+// copied makes the copy of a request, and returns the transport for it.
 func (x *exchange) copied(ctx context.Context, m *schema.Mirror, ready *table.Ready, body []byte) (*http.Request,
 	*http.Transport, error) {
 	u, err := url.Parse(string(x.expand(nil, ready.Extras.Mirror, forPath)))
@@ -111,8 +111,8 @@ func (x *exchange) copied(ctx context.Context, m *schema.Mirror, ready *table.Re
 	return req, copies.byEndpoint, err
 }
 
-// unassertAll takes out what endpoints trust the proxy to say: the author of the copy's destination must
-// not have it say that.
+// unassertAll removes fields that endpoints trust the proxy to set: the author of the copy's destination must not set
+// them through the proxy.
 func unassertAll(h http.Header, names []string) {
 	for field := range h {
 		for _, n := range names {
@@ -124,13 +124,13 @@ func unassertAll(h http.Header, names []string) {
 	}
 }
 
-// replayed is an exchange whose body was read.
+// replayed is an exchange whose body has been read.
 type replayed struct {
 	message.Downstream
 	rest []byte
 }
 
-// Read gives what was read.
+// Read returns the body that was read.
 func (r *replayed) Read(p []byte) (int, error) {
 	if len(r.rest) == 0 {
 		return 0, io.EOF
@@ -146,10 +146,10 @@ func (r *replayed) Buffered() int { return len(r.rest) }
 // Ready implements message.Downstream.
 func (r *replayed) Ready() bool { return true }
 
-// Trailers implements message.Downstream: a body whose length is known has none.
+// Trailers implements message.Downstream: a body of known length has none.
 func (r *replayed) Trailers() message.Fields { return nil }
 
-// Patient implements what streams of HTTP/2 have.
+// Patient matches the method of HTTP/2 streams.
 func (r *replayed) Patient() {
 	if s, ok := r.Downstream.(interface{ Patient() }); ok {
 		s.Patient()

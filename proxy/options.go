@@ -11,52 +11,51 @@ import (
 	"wayleave.dev/proxy/upstream"
 )
 
-// asked is what the options of a path know of one request.
+// asked is the state of a path's options for one request.
 type asked struct {
-	// target and path are those of the client, whatever is sent on.
+	// target and path are those of the client, whatever is forwarded.
 	target, path []byte
-	// known is the client's address, once it was needed.
+	// known is the client's address, set when it is first needed.
 	known netip.Addr
-	// backend is the one that is sent to; canary says that it is not the path's own.
+	// backend is the one that the request is sent to; canary means that it is not the path's own.
 	backend string
 	canary  bool
-	// sticky says that the client shall be told its endpoint.
+	// sticky means that the client gets a cookie for its endpoint.
 	sticky bool
-	// asserted are fields that only an authentication server may say to the backend.
+	// asserted are fields that only an authentication server may set for the backend.
 	asserted []string
-	// origin is the allowed origin that the request came from.
+	// origin is the allowed origin of the request.
 	origin []byte
-	// entered is as what the exchange counts among those of its client; see limited.
+	// entered is how the exchange is counted among those of its client; see limited.
 	entered limitKey
-	// inError says that another backend answers for a status; among is how many endpoints the
-	// backend has that is sent to.
+	// inError means that another backend answers for a status; among is the number of endpoints of the backend that is
+	// used.
 	inError bool
 	// compared counts the bytes of a response that were compared with expressions.
 	compared int
 	among    int
-	// signed says that the client has given the password of a user.
+	// signed means that the client has sent the password of a user.
 	signed bool
-	// certified says that fields of the request tell of the client's certificate.
+	// certified means that fields of the request describe the client's certificate.
 	certified bool
 	// host is the field Host for endpoints; nil for the client's.
 	host []byte
-	// paced is since when the body of a response is sent, where the path has a pace.
+	// paced is when sending the body of a response began, if the path limits the rate.
 	paced time.Time
 	// cookies are those that an authentication server sets.
 	cookies message.Fields
-	// authorization is what was taken out of the request; id is that of $request_id.
+	// authorization is the field that was removed from the request; id is the value of $request_id.
 	authorization, id []byte
 }
 
-// options does what a path asks for before its request is sent on, in the order of
-// docs/ingress-options.md: a later step sees only what every earlier one let through. It
-// says whether one of them answered the request.
+// options applies the options of a path before its request is sent, in the order of docs/ingress-options.md: a later
+// step sees only requests that every earlier one passed. It reports whether one of them answered the request.
 func (x *exchange) options(o *schema.Options) (answered bool) {
 	ready := x.match.Ready
 	return x.early(o, ready) || x.guards(o, ready) || x.late(o, ready)
 }
 
-// early does what comes before guards.
+// early runs the steps before guards.
 func (x *exchange) early(o *schema.Options, ready *table.Ready) (answered bool) {
 	if ready.Err != nil {
 		x.fail(500, ready.Err)
@@ -66,19 +65,19 @@ func (x *exchange) early(o *schema.Options, ready *table.Ready) (answered bool) 
 	return o.CORS != nil && x.cors(o.CORS, &ready.Origins) || x.tooLarge(o) || x.redirect(o, ready)
 }
 
-// guards asks what may keep the request out.
+// guards runs the steps that may refuse the request.
 func (x *exchange) guards(o *schema.Options, ready *table.Ready) (answered bool) {
 	if x.limited(o, ready) || x.keptOut(o, ready) {
 		return true
 	}
 	if o.Auth != nil {
 		x.opt.authorization = x.r.Fields.Get("Authorization")
-		x.r.Fields.Del("Authorization") // it was for us
+		x.r.Fields.Del("Authorization") // it was for the proxy
 	}
 	return false
 }
 
-// late does what only requests meet that every guard let in.
+// late runs the steps for requests that every guard has admitted.
 func (x *exchange) late(o *schema.Options, ready *table.Ready) (answered bool) {
 	if len(o.Canary) > 0 {
 		x.drawCanary(o, ready)
@@ -89,7 +88,7 @@ func (x *exchange) late(o *schema.Options, ready *table.Ready) (answered bool) {
 	return o.Mirror != nil && x.mirror(o.Mirror, ready)
 }
 
-// keptOut answers clients that the guards of the path do not let in.
+// keptOut answers clients that the guards of the path do not admit.
 func (x *exchange) keptOut(o *schema.Options, ready *table.Ready) (answered bool) {
 	if !o.AnyOf {
 		return x.forbidden(o) ||
@@ -101,7 +100,7 @@ func (x *exchange) keptOut(o *schema.Options, ready *table.Ready) (answered bool
 	case err != nil:
 		x.fail(503, err)
 	case in:
-		if o.AuthURL != nil { // no server was asked: the client may not say what it would
+		if o.AuthURL != nil { // no server was asked: the client must not set its fields
 			x.passOn(o.AuthURL.Headers, nil)
 		}
 		return false
@@ -115,11 +114,10 @@ func (x *exchange) keptOut(o *schema.Options, ready *table.Ready) (answered bool
 	return true
 }
 
-var errNotAllowed = errors.New("no guard of the path lets the client in")
+var errNotAllowed = errors.New("no guard of the path admits the client")
 
-// letIn says whether the sources or the password of a request let it in, where one of them is
-// enough. A list of denied clients admits no client where there is another guard. The error is that
-// there was no time to find out.
+// letIn reports whether the sources or the password of a request admit it, if one of them is enough. A list of denied
+// clients admits no client if there is another guard. The error means that there was no time to check.
 func (x *exchange) letIn(o *schema.Options) (bool, error) {
 	if len(o.Sources) > 0 || o.Auth == nil && o.AuthURL == nil {
 		if x.comesFrom(o) {
@@ -132,7 +130,7 @@ func (x *exchange) letIn(o *schema.Options) (bool, error) {
 	return x.signedIn(o.Auth)
 }
 
-// choose draws the endpoint for a try, by what the path asks for.
+// choose selects the endpoint for a try, by the path's options.
 func (x *exchange) choose(b *upstream.Backend, o *schema.Options) *upstream.Endpoint {
 	if o.Affinity != nil {
 		e, moved := x.kept(b, o.Affinity)
@@ -181,7 +179,7 @@ func (x *exchange) respond(r *message.Response) {
 	r.Fields = x.answered(r.Fields, r.Status)
 }
 
-// answered appends what the client gets in addition to the fields of a response.
+// answered appends the fields that the client gets in addition to those of a response.
 func (x *exchange) answered(f message.Fields, status int) message.Fields {
 	f = append(x.setFields(f), x.answer...)
 	if len(x.opt.cookies) > 0 && (x.match.Path.Options.AuthURL.AlwaysCookie || schema.CookieStatus(status)) {
@@ -190,7 +188,7 @@ func (x *exchange) answered(f message.Fields, status int) message.Fields {
 	return f
 }
 
-// tooLarge refuses a body by its Content-Length; sendBody counts one that has none.
+// tooLarge refuses a body by its Content-Length; sendBody counts a body without one.
 func (x *exchange) tooLarge(o *schema.Options) (answered bool) {
 	if o.MaxBody <= 0 || x.r.Length <= o.MaxBody {
 		return false
@@ -199,7 +197,7 @@ func (x *exchange) tooLarge(o *schema.Options) (answered bool) {
 	return true
 }
 
-// empty answers with a head alone.
+// empty answers with only a head.
 func (x *exchange) empty(status int, more message.Fields) {
 	x.rec.Status = status
 	resp := &message.Response{Status: status, Fields: x.answered(more, status)}

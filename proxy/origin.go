@@ -7,8 +7,8 @@ import (
 	"wayleave.dev/proxy/upstream"
 )
 
-// origin is the client as the endpoint of a path is told by the PROXY protocol: the address
-// that X-Real-IP says. Of one that a trusted proxy names, the port is not known.
+// origin is the client as described to the path's endpoint by the PROXY protocol: the address in X-Real-IP. If a
+// trusted proxy names it, the port is unknown.
 func (x *exchange) origin(o *schema.Options) upstream.Origin {
 	if o == nil {
 		return upstream.Origin{}

@@ -4,7 +4,7 @@ import (
 	"time"
 )
 
-// write sends a part of a response's body, at the pace that the path has.
+// write sends a part of a response's body, at the rate of the path.
 func (x *exchange) write(p []byte) (n int, err error) {
 	o := x.match.Path.Options
 	if o == nil || o.Bandwidth <= 0 {
@@ -35,10 +35,10 @@ func (x *exchange) write(p []byte) (n int, err error) {
 	return n, err
 }
 
-// pacesPerSecond is how many parts a slow body leaves in each second.
+// pacesPerSecond is how many parts of a rate-limited body are sent per second.
 const pacesPerSecond = 10
 
-// rest lets what was written leave, and waits.
+// rest flushes what was written, and waits.
 func (x *exchange) rest(d time.Duration) error {
 	if err := x.d.Flush(); err != nil {
 		return err

@@ -7,8 +7,8 @@ import (
 	"wayleave.dev/proxy/upstream"
 )
 
-// Pass hands a client's connection to an endpoint of a backend as it is, until both ends have ended.
-// Without an endpoint that answers, the connection is closed. ctx ends the search for one.
+// Pass connects a client's connection to an endpoint of a backend unchanged, until both ends have ended. If no endpoint
+// answers, the connection is closed. ctx ends the search for one.
 func (p *Proxy) Pass(ctx context.Context, client net.Conn, backend string) {
 	defer client.Close()
 	b := p.Upstreams.Lookup(backend)

@@ -9,19 +9,19 @@ import (
 	"wayleave.dev/proxy/schema"
 )
 
-// Preview is what would become of a request.
+// Preview is the predicted result of a request.
 type Preview struct {
-	// Status and Location are of an answer by the proxy itself; 0 and empty where the request goes on.
+	// Status and Location describe a response by the proxy itself; 0 and empty if the request is forwarded.
 	Status   int
 	Location string
-	// Backend is the key of the backend that gets the request, Target what its request line has.
+	// Backend is the key of the backend that gets the request, Target the target of its request line.
 	Backend, Target string
-	// Path is the one that serves the request; nil for none. Its guards were not asked.
+	// Path is the one that serves the request; nil for none. Its guards were not evaluated.
 	Path *schema.Path
 }
 
-// Preview says what would become of a request, by the code that serves requests, without asking
-// guards and without an endpoint. The request may be changed.
+// Preview predicts the result of a request, with the code that serves requests, without evaluating guards and without
+// an endpoint. The request may be changed.
 func (p *Proxy) Preview(r *message.Request) Preview {
 	d := &previewed{r: r}
 	x := &exchange{p: p, ctx: context.Background(), d: d, r: r}
@@ -45,7 +45,7 @@ func (p *Proxy) Preview(r *message.Request) Preview {
 	return out
 }
 
-// previewed is a client that keeps the head of the answer.
+// previewed is a client that keeps the head of the response.
 type previewed struct {
 	r        *message.Request
 	status   int

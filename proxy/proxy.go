@@ -1,11 +1,11 @@
-// Package proxy answers HTTP requests by sending them on to the endpoints of Services.
+// Package proxy answers HTTP requests by forwarding them to the endpoints of Services.
 //
 // Invariants:
-//   - What routes is swapped whole, as a pointer: a request sees the old or the new, and
+//   - The routing table is replaced as a whole, by a pointer: a request sees the old or the new one, and
 //     none waits for a change.
-//   - A request is sent to a second endpoint only when the first cannot have seen it, or
-//     when sending it twice does what sending it once does, and nothing of a body is lost.
-//   - It reads what strangers send, and has no right to do anything but that.
+//   - A request is sent to a second endpoint only if the first cannot have read it, or
+//     if the request is idempotent, and no part of a body is lost.
+//   - The process parses hostile bytes, and has no other rights.
 package proxy
 
 import (
@@ -25,27 +25,25 @@ import (
 	"wayleave.dev/proxy/upstream"
 )
 
-// Timeouts are towards endpoints, where a path's options say nothing else.
+// Timeouts are those of endpoints, unless a path's options set others.
 type Timeouts struct {
 	Connect, Send, Read time.Duration
 }
 
-// Proxy handles exchanges. Fill the fields before the first; the tables may be swapped at
-// any time.
+// Proxy handles exchanges. Set the fields before the first one; the tables may be replaced at any time.
 type Proxy struct {
 	Upstreams *upstream.Set
 	Timeouts  Timeouts
-	// Tries is how many endpoints a request may be sent to.
+	// Tries is the maximum number of endpoints that a request is sent to.
 	Tries int
-	// Trusted are whose X-Forwarded-… fields are believed, and added to; others' are
-	// replaced.
+	// Trusted are clients whose X-Forwarded-… fields are kept and extended; those of others are replaced.
 	Trusted []netip.Prefix
-	// Observe is called for every exchange at its end; may be nil.
+	// Observe is called at the end of every exchange; may be nil.
 	Observe func(*Record)
 	Log     *slog.Logger
 	// Keys are certificates and authorities by key; nil for none.
 	Keys Keys
-	// Asking is how questions to authentication servers leave.
+	// Asking configures subrequests to authentication servers.
 	Asking Asking
 
 	table    atomic.Pointer[table.Table]
@@ -67,12 +65,12 @@ type Proxy struct {
 	reach     reachPolicy
 }
 
-// Record is what an exchange was, for logs and metrics. Its slices are the exchange's.
+// Record describes an exchange, for logs and metrics. Its slices belong to the exchange.
 type Record struct {
 	Request *message.Request
 	Path    *schema.Path
 	Host    *schema.Host
-	// Endpoint is the last that was tried.
+	// Endpoint is the last one that was tried.
 	Endpoint netip.AddrPort
 	Tries    int
 	Status   int
@@ -81,16 +79,16 @@ type Record struct {
 	Err      error
 }
 
-// SetTable swaps the routes.
+// SetTable replaces the routing table.
 func (p *Proxy) SetTable(t *table.Table) { p.table.Store(t) }
 
-// Oversized is how many responses had a larger head, or larger trailers, than the settings allow.
+// Oversized returns how many responses had a larger head, or larger trailers, than the settings allow.
 func (p *Proxy) Oversized() int64 { return p.oversized.Load() }
 
-// Table is what routes now.
+// Table returns the current routing table.
 func (p *Proxy) Table() *table.Table { return p.table.Load() }
 
-// exchange is one request on its way. They are used again.
+// exchange is one request in progress. Exchanges are reused.
 type exchange struct {
 	p     *Proxy
 	ctx   context.Context
@@ -100,18 +98,18 @@ type exchange struct {
 	start time.Time
 	rec   Record
 
-	more   message.Fields // what the proxy adds to the request
+	more   message.Fields // fields that the proxy adds to the request
 	tried  []*upstream.Endpoint
 	name   []byte // host name, in lower case
 	clean  []byte
-	client []byte // the client's address as text, and whose
+	client []byte // the client's address as text, and which address that is
 	whose  netip.Addr
 	buf    *[]byte
-	// last is the endpoint that the request was sent to; begun says that bytes of the
-	// body were taken from the client, which no second endpoint can be sent.
+	// last is the endpoint that the request was sent to; begun means that bytes of the body were read from the client,
+	// so that no second endpoint can get them.
 	last  *upstream.Endpoint
 	begun bool
-	// unwatch ends the watching of a client that waits long; gone says that it left.
+	// unwatch ends the watching of a waiting client; gone means that it left.
 	unwatch func()
 	gone    atomic.Bool
 	// answer are fields that are added to the response.
@@ -151,7 +149,7 @@ func (p *Proxy) Handle(ctx context.Context, d message.Downstream) {
 	p.pool.Put(x)
 }
 
-// survive has a fault of ours end one exchange, and not all connections with it.
+// survive makes a panic end only one exchange.
 func (p *Proxy) survive(x *exchange, d message.Downstream) {
 	fault := recover()
 	if fault == nil {
@@ -164,10 +162,9 @@ func (p *Proxy) survive(x *exchange, d message.Downstream) {
 	}
 }
 
-// route finds where the request leads, and asks the options of its path before it goes
-// on.
+// route finds the path of the request, and applies its options before it is forwarded.
 func (x *exchange) route() {
-	if string(x.r.Method) == "TRACE" { // it would show a page what its browser and the proxy say to the endpoint alone
+	if string(x.r.Method) == "TRACE" { // it would reveal to a page the fields that its browser and the proxy send
 		x.rec.Err = errTrace
 		x.reply(405, message.Fields{{Name: allow, Value: allowed}})
 		return
@@ -184,10 +181,10 @@ func (x *exchange) route() {
 	}
 	x.unassert(x.opt.backend)
 	x.forward(x.opt.backend)
-	x.r.Target = target // what the client sent is what the record shows
+	x.r.Target = target // the record shows what the client sent
 }
 
-// find finds the path of the request, and answers one that has none or may not go on.
+// find finds the path of the request, and answers a request without one, or one that is refused.
 func (x *exchange) find() (answered bool) {
 	t := x.p.table.Load()
 	name := table.Name(x.r.Host, x.name)
@@ -220,9 +217,8 @@ func (x *exchange) find() (answered bool) {
 	return false
 }
 
-// spelled refuses a path that an endpoint may take for another one, which is guarded, and
-// takes dot segments out of the target, so that what is sent on, and what an authentication
-// server is told, leads where the request was routed.
+// spelled refuses a path that an endpoint may take for another one, which is guarded. It removes dot segments from the
+// target, so that endpoints and authentication servers see the path by which the request was routed.
 func (x *exchange) spelled(t *table.Table, name []byte) error {
 	raw := x.r.Path()
 	sent, err := t.Spelled(name, raw, &x.match)
@@ -235,11 +231,11 @@ func (x *exchange) spelled(t *table.Table, name []byte) error {
 
 var (
 	errPathTooLong = errors.New("the path is too long to compare with the patterns of the host")
-	errTrace       = errors.New("TRACE is not passed on")
-	errClosed      = errors.New("the path is closed: its guard cannot be applied")
+	errTrace       = errors.New("TRACE is not forwarded")
+	errClosed      = errors.New("the path is closed: its guard cannot be enforced")
 )
 
-// fail answers by the proxy itself.
+// fail answers with an error by the proxy itself.
 func (x *exchange) fail(status int, err error) {
 	x.rec.Err = err
 	x.reply(status, nil)
@@ -252,7 +248,7 @@ var (
 	allowed     = []byte("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
 )
 
-// reply sends a short text with fields of the proxy's own.
+// reply sends a short text with the proxy's own fields.
 func (x *exchange) reply(status int, more message.Fields) {
 	if x.d.Responded() {
 		x.d.Abort()

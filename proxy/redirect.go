@@ -8,7 +8,7 @@ import (
 
 var location = []byte("Location")
 
-// redirect sends the client elsewhere: to the URL of the path, or to https.
+// redirect redirects the client to the URL of the path, or to https.
 func (x *exchange) redirect(o *schema.Options, ready *table.Ready) (answered bool) {
 	switch {
 	case len(ready.Redirect) > 0:

@@ -8,7 +8,7 @@ import (
 	"wayleave.dev/proxy/schema"
 )
 
-// retry is the path's own rule; nil for the proxy's.
+// retry returns the path's own rule; nil for the proxy's default.
 func (x *exchange) retry() *schema.Retry {
 	if o := x.endpointOptions(); o != nil {
 		return o.Retry
@@ -16,7 +16,7 @@ func (x *exchange) retry() *schema.Retry {
 	return nil
 }
 
-// mayTry says whether one more endpoint may be asked.
+// mayTry reports whether one more endpoint may be tried.
 func (x *exchange) mayTry() bool {
 	most, r := x.p.current().Tries, x.retry()
 	if r != nil {
@@ -30,8 +30,7 @@ func (x *exchange) mayTry() bool {
 	return x.rec.Tries < most && x.ctx.Err() == nil
 }
 
-// repeatable says whether the request may be sent a second time though the first may have been
-// read.
+// repeatable reports whether the request may be repeated although the first endpoint may have processed it.
 func (x *exchange) repeatable() bool {
 	r := x.retry()
 	return idempotent(x.r.Method) || r != nil && r.Unsafe
@@ -47,15 +46,15 @@ type refusedStatus struct{ status int }
 
 func (e *refusedStatus) Error() string { return fmt.Sprintf("the endpoint answers %d", e.status) }
 
-// otherAnswers is a response in place of which another backend answers.
+// otherAnswers is a response that another backend replaces.
 type otherAnswers struct{ status int }
 
 func (e *otherAnswers) Error() string {
 	return fmt.Sprintf("another backend answers for status %d", e.status)
 }
 
-// judge says whether the client gets a response of this status: it may be for another endpoint, or
-// for another backend, to answer.
+// judge decides whether the client gets a response of this status: otherwise another endpoint, or another backend,
+// answers.
 func (x *exchange) judge(status int) error {
 	r := x.retry()
 	if r != nil && slices.Contains(r.Statuses, status) && !x.begun && x.repeatable() && x.mayTry() && len(x.tried)+

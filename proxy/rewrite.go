@@ -8,24 +8,24 @@ import (
 	"wayleave.dev/proxy/table"
 )
 
-// maxTarget bounds a rewritten target: a group may be put in more than once.
+// maxTarget bounds a rewritten target: a group may be used more than once.
 const maxTarget = 64 << 10
 
 var errLongTarget = errors.New("the rewritten target is too long")
 
-// rewrite puts the path's target in the place of the request's. The query stays, behind
-// that of the target if it has one; a question mark at the target's end drops it.
+// rewrite replaces the request's target by the path's. The query stays, after that of the target if it has one; a
+// question mark at the target's end drops it.
 func (x *exchange) rewrite(ready *table.Ready) (answered bool) {
 	if string(x.opt.target) == "*" {
 		return false
 	}
-	// Not in a buffer that is used again: a body may still be sent when it would be.
+	// The buffer is not reused: a body may still be being sent then.
 	to := x.expand(make([]byte, 0, len(x.opt.target)+64), ready.Rewrite, forPath)
 	if len(to) > maxTarget {
 		x.fail(414, errLongTarget)
 		return true
 	}
-	if absolute(to) { // as nginx: who is rewritten to a URL is sent there
+	if absolute(to) { // as in nginx, a rewrite to a URL is a redirect
 		x.reply(302, message.Fields{{Name: location, Value: x.withQuery(to)}})
 		return true
 	}

@@ -7,7 +7,7 @@ import (
 	"wayleave.dev/proxy/schema"
 )
 
-// forbidden refuses clients that are not among the path's sources, or that are denied.
+// forbidden refuses clients that are not in the path's sources, or that are denied.
 func (x *exchange) forbidden(o *schema.Options) (answered bool) {
 	if len(o.Sources)+len(o.Denied) == 0 || x.comesFrom(o) {
 		return false
@@ -16,7 +16,7 @@ func (x *exchange) forbidden(o *schema.Options) (answered bool) {
 	return true
 }
 
-// comesFrom says whether the client is one of the path's sources, and not denied.
+// comesFrom reports whether the client is in the path's sources, and not denied.
 func (x *exchange) comesFrom(o *schema.Options) bool {
 	who := x.who()
 	return !isIn(o.Denied, who) && (len(o.Sources) == 0 || isIn(o.Sources, who))

@@ -22,12 +22,11 @@ import (
 	"wayleave.dev/proxy/upstream"
 )
 
-// http2Clients have the connections to endpoints that speak HTTP/2: one to each, for all
-// requests, and more where an endpoint bounds its streams. Where the PROXY protocol names
-// clients, each has its own.
+// http2Clients holds the connections to endpoints that speak HTTP/2: one to each, for all requests, and more if an
+// endpoint limits its streams. If the PROXY protocol names clients, each client has its own.
 type http2Clients struct {
 	mu sync.Mutex
-	// head is the limit of a response's head that the transports have, in bytes.
+	// head is the transports' limit of a response's head, in bytes.
 	head             int
 	plain, encrypted *http2.Transport
 }
@@ -35,18 +34,18 @@ type http2Clients struct {
 // Times of connections to endpoints.
 const (
 	http2Idle    = 50 * time.Second
-	http2Silence = 20 * time.Second // then it is asked whether it lives
+	http2Silence = 20 * time.Second // then the endpoint gets a PING
 	http2Ping    = 10 * time.Second
 )
 
-// endpointKey finds the endpoint in a context that a connection is opened by, originKey
-// the client that it is told.
+// endpointKey and originKey find the endpoint, and the client that it is told, in the context in which a connection is
+// opened.
 type (
 	endpointKey struct{}
 	originKey   struct{}
 )
 
-// dialError is a connection that could not be opened: nothing was sent.
+// dialError means that a connection could not be opened: nothing was sent.
 type dialError struct{ error }
 
 func (e *dialError) Unwrap() error { return e.error }
@@ -56,7 +55,7 @@ func (p *Proxy) roundTripper(encrypted bool) http.RoundTripper {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.plain == nil || c.head != head {
-		if c.plain != nil { // what they carry goes on
+		if c.plain != nil { // their streams continue
 			c.plain.CloseIdleConnections()
 			c.encrypted.CloseIdleConnections()
 		}
@@ -68,7 +67,7 @@ func (p *Proxy) roundTripper(encrypted bool) http.RoundTripper {
 	return c.plain
 }
 
-// responseHead are the limits in force.
+// responseHead returns the current limits.
 func (p *Proxy) responseHead() h1.HeadLimits {
 	l, d := p.current().ResponseHead, h1.DefaultResponseHead()
 	return h1.HeadLimits{Bytes: cmp.Or(l.Bytes, d.Bytes), Fields: cmp.Or(l.Fields, d.Fields)}
@@ -89,7 +88,8 @@ func (p *Proxy) transport2(encrypted bool, head int) *http2.Transport {
 	}
 }
 
-// isHeaderListTooLarge knows x/net's error for a response whose head is above MaxHeaderListSize; it has no name.
+// isHeaderListTooLarge recognizes x/net's error for a response whose head exceeds MaxHeaderListSize; it is not
+// exported.
 func isHeaderListTooLarge(err error) bool {
 	return err != nil && strings.Contains(err.Error(), "response header list larger than advertised limit")
 }
@@ -99,7 +99,7 @@ func (p *Proxy) dial2(ctx context.Context, encrypted bool) (net.Conn, error) {
 	if !ok {
 		return nil, errors.New("no endpoint")
 	}
-	// Others wait for the same connection: it does not end with the first request.
+	// Other requests wait for the same connection: it does not end with the first request.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), p.current().Timeouts.Connect)
 	defer cancel()
 	of, _ := ctx.Value(originKey{}).(upstream.Origin)
@@ -107,7 +107,7 @@ func (p *Proxy) dial2(ctx context.Context, encrypted bool) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	// A server that knows no ALPN says nothing, and may speak HTTP/2 all the same.
+	// A server without ALPN negotiates nothing, and may speak HTTP/2 all the same.
 	if t, ok := conn.(*tls.Conn); ok && t.ConnectionState().NegotiatedProtocol != http2.NextProtoTLS &&
 		t.ConnectionState().NegotiatedProtocol != "" {
 		return nil, errors.Join(fmt.Errorf("endpoint %s does not speak HTTP/2", e.Addr), conn.Close())

@@ -12,14 +12,14 @@ import (
 	"wayleave.dev/proxy/message"
 )
 
-// switchTo hands both connections over to each other, as after a WebSocket's handshake. The request's body comes
-// before the other protocol (RFC 9110, 7.8), so an upload that goes on is waited for.
+// switchTo connects both connections to each other, as after a WebSocket's handshake. The request's body precedes the
+// other protocol (RFC 9110, 7.8), so it waits for a running upload.
 func (x *exchange) switchTo(c *h1.Client, resp *message.Response, up *upload) error {
 	if len(resp.Upgrade) == 0 && !bytes.Contains(x.r.Upgrade, comma) {
-		resp.Upgrade = x.r.Upgrade // servers that do not repeat the only one they were asked for
+		resp.Upgrade = x.r.Upgrade // some servers do not repeat the only protocol that was offered
 	}
 	if !isOffered(x.r.Upgrade, resp.Upgrade) {
-		return fmt.Errorf("the endpoint changes to protocol %q, the client asked for %q", resp.Upgrade, x.r.Upgrade)
+		return fmt.Errorf("the endpoint switches to protocol %q, the client offered %q", resp.Upgrade, x.r.Upgrade)
 	}
 	if err := up.complete(); err != nil {
 		return err
@@ -38,7 +38,7 @@ func (x *exchange) switchTo(c *h1.Client, resp *message.Response, up *upload) er
 
 var comma = []byte(",")
 
-// isOffered says whether all protocols of a 101 are among those that the client asked for.
+// isOffered reports whether the client offered all protocols of a 101.
 func isOffered(asked, chosen []byte) bool {
 	if len(asked) == 0 || len(chosen) == 0 {
 		return false
@@ -55,7 +55,7 @@ func isOffered(asked, chosen []byte) bool {
 	return true
 }
 
-// tunnel copies both ways until both ends have ended; done is called then.
+// tunnel copies both ways until both ends have ended, then calls done.
 func tunnel(done func(), client, server io.ReadWriteCloser) (sent int64) {
 	defer done()
 	var wg sync.WaitGroup
@@ -72,7 +72,7 @@ func tunnel(done func(), client, server io.ReadWriteCloser) (sent int64) {
 	return sent
 }
 
-// halfOpen is how long one direction of a tunnel may go on after the other has ended.
+// halfOpen is how long one direction of a tunnel may continue after the other has ended.
 const halfOpen = time.Minute
 
 func halfDeadline(c io.Closer) {

@@ -15,11 +15,10 @@ import (
 type escape uint8
 
 const (
-	// asItIs is for what stays in the proxy, as a key.
+	// asItIs is for text that stays in the proxy, such as keys.
 	asItIs escape = iota
-	// forPath is for a request's target and for URLs: what could end a line, begin a query
-	// or a fragment, or is no ASCII, becomes %XX. Variables that were sent as part of a
-	// target are so written already.
+	// forPath is for a request's target and for URLs: bytes that could end a line or begin a query or a fragment, and
+	// bytes that are not ASCII, become %XX. Variables that were sent as part of a target are escaped already.
 	forPath
 	// forField is for values of header fields: control characters become %XX.
 	forField
@@ -49,14 +48,14 @@ func (x *exchange) expand(to []byte, t table.Template, how escape) []byte {
 				set = &inValue
 			}
 			to = appendEscaped(to, v, set)
-		default: // as they were sent, with their own escapes
+		default: // as sent, with their own escapes
 			to = appendEscaped(to, v, &inURL)
 		}
 	}
 	return to
 }
 
-// variable is the value of one in this request; nil when it has none.
+// variable returns the value of a variable for this request; nil if it has none.
 func (x *exchange) variable(p table.Part) []byte {
 	switch p.Kind {
 	case table.Group:
@@ -119,12 +118,12 @@ func (x *exchange) peers(k table.VariableKind) []byte {
 		return plainAddr(x.r.Client.Addr()).AppendTo(nil)
 	case table.RemotePort:
 		if x.who() != plainAddr(x.r.Client.Addr()) {
-			return []byte("0") // nobody says it
+			return []byte("0") // unknown
 		}
 		return strconv.AppendUint(nil, uint64(x.r.Client.Port()), 10)
 	case table.RemoteUser:
 		if o := x.match.Path.Options; o != nil && o.AnyOf && o.Auth != nil && !x.opt.signed {
-			return nil // the client was let in without its password
+			return nil // the client was admitted without its password
 		}
 		field := x.opt.authorization
 		if field == nil {
@@ -158,7 +157,7 @@ func (x *exchange) peers(k table.VariableKind) []byte {
 	return nil
 }
 
-// ofPath are variables of the object that the path comes from.
+// ofPath are variables of the object of the path.
 func (x *exchange) ofPath(k table.VariableKind) []byte {
 	p := x.match.Path
 	if p == nil {
@@ -188,7 +187,7 @@ func (x *exchange) ofPath(k table.VariableKind) []byte {
 	return nil
 }
 
-// requestID is a random one of 128 bits, the same in all of the exchange.
+// requestID returns 128 random bits, the same ones throughout the exchange.
 func (x *exchange) requestID() []byte {
 	if x.opt.id == nil {
 		x.opt.id = fmt.Appendf(nil, "%016x%016x", rand.Uint64(), rand.Uint64())
@@ -196,8 +195,8 @@ func (x *exchange) requestID() []byte {
 	return x.opt.id
 }
 
-// hostName is the name that the client asked for, without port; of HTTP/1.0, which may have
-// none, that of the routes, or the address that it came to.
+// hostName returns the name that the client requested, without port. For HTTP/1.0, which may have none, it is that of
+// the routes, or the address that the client connected to.
 func (x *exchange) hostName() []byte {
 	if n := table.Name(x.r.Host, nil); len(n) > 0 {
 		return n
@@ -219,8 +218,8 @@ func query(target []byte) []byte {
 	return nil
 }
 
-// cookie returns the value of the first cookie of a name (RFC 6265, 4.2); nil when there
-// is none. Names have their case. HTTP/2 may split the field.
+// cookie returns the value of the first cookie of a name (RFC 6265, 4.2); nil if there is none. Names are
+// case-sensitive. HTTP/2 may split the field.
 func cookie(f message.Fields, name string) []byte {
 	for i := range f {
 		if len(f[i].Name) != len("cookie") || !message.EqualFold(f[i].Name, "cookie") {
@@ -242,7 +241,7 @@ func cookie(f message.Fields, name string) []byte {
 	return nil
 }
 
-// argument returns the value of the first argument of a name, as it was sent.
+// argument returns the value of the first argument of a name, as sent.
 func argument(query []byte, name string) []byte {
 	for len(query) > 0 {
 		var one []byte
@@ -254,8 +253,8 @@ func argument(query []byte, name string) []byte {
 	return nil
 }
 
-// The bytes that may stay as they are in a path, in the value of an argument, and in a
-// URL that has its escapes already (RFC 3986).
+// The bytes that need no escape in a path, in the value of an argument, and in a URL that is escaped already (RFC
+// 3986).
 var (
 	inPath  = bytesOf("!$&'()*+,;=:@/-._~")
 	inValue = bytesOf("-._~")

@@ -13,38 +13,38 @@ import (
 type Options struct {
 	// Node is the name of the node; empty for none.
 	Node string
-	// PreferRemote is for a Service that the node serves by itself for as long as it can: the node's own endpoint is
-	// not among the slots for the cluster, so that clients are sent to another node's. Where there is no other, it
-	// stays.
+	// PreferRemote applies to a Service that the node serves locally for as long as it can, such as DNS: the node's own
+	// endpoint is left out of the slots for the cluster, so that clients are sent to another node's endpoint. If there
+	// is no other endpoint, it stays.
 	PreferRemote bool
 	// NoExternalIPs refuses spec.externalIPs of every Service.
 	NoExternalIPs bool
-	// Reserved are ports of the nodes' programs that are no node ports.
+	// Reserved are ports of programs on the nodes, which must not be node ports.
 	Reserved model.Reserved
 }
 
-// class ranks claims: a lower class wins, whichever Service is older.
+// class ranks claims: the claim of a lower class wins, whatever the age of its Service.
 type class uint8
 
 const (
-	classClusterIP class = iota // given by the API server, each once
+	classClusterIP class = iota // assigned by the API server, each once
 	classBalancer               // written by accounts that may write services/status
 	classExternal               // written by accounts that may write Services
 )
 
-// String is the field of the class.
+// String returns the field of the class.
 func (c class) String() string {
 	return [...]string{"spec.clusterIPs", "status.loadBalancer.ingress", "spec.externalIPs"}[c]
 }
 
-// isServed says whether the data plane serves the Service at all. Only then do its claims compete with those of other
+// isServed reports whether the data plane serves the Service. Only then do its claims compete with those of other
 // Services.
 func isServed(svc *model.Service) bool {
 	return !svc.Headless && svc.Type != model.ExternalName && !svc.OtherProxy && len(svc.ClusterIPs) > 0
 }
 
-// classOf is the best class by which a Service claims an address. Addresses of a family
-// that the Service does not have are no claims.
+// classOf returns the best class by which a Service claims an address. Addresses of a family that the Service lacks are
+// not claims.
 func classOf(svc *model.Service, a netip.Addr) (c class, ok bool) {
 	sameFamily := func(v netip.Addr) bool { return v.Is6() == a.Is6() }
 	switch {
@@ -66,15 +66,15 @@ func olderFirst(a, b *model.Service) int {
 	return cmp.Or(a.Created.Compare(b.Created), a.Name.Compare(b.Name))
 }
 
-// contest decides which claims of one Service are granted, from the snapshot alone. So every node, every mode and every
-// start decides the same.
+// contest decides which claims of one Service are granted, from the snapshot alone. Every node, mode and start
+// therefore decides the same.
 type contest struct {
 	snap model.Snapshot
 	svc  *model.Service
 	opt  Options
 }
 
-// clusterIP returns the owner of one of the Service's ClusterIPs, nil when that is the Service itself. The API server
+// clusterIP returns the owner of one of the Service's ClusterIPs; nil if that is the Service itself. The API server
 // assigns each address once; manifests may not.
 func (c contest) clusterIP(a netip.Addr) *model.Service {
 	for o := range c.snap.ServicesClaiming(model.Claim{Addr: a}) {
@@ -85,7 +85,7 @@ func (c contest) clusterIP(a netip.Addr) *model.Service {
 	return nil
 }
 
-// nodePort returns the owner of a node port, nil when that is the Service itself.
+// nodePort returns the owner of a node port; nil if that is the Service itself.
 func (c contest) nodePort(p model.Protocol, port uint16) *model.Service {
 	for o := range c.snap.ServicesClaiming(model.Claim{Protocol: p, Port: port}) {
 		if o.Name != c.svc.Name && isServed(o) && o.Type != model.ClusterIP && olderFirst(o, c.svc) < 0 {
@@ -95,7 +95,7 @@ func (c contest) nodePort(p model.Protocol, port uint16) *model.Service {
 	return nil
 }
 
-// port returns the owner of a port of an external address that the Service claims by the class, nil when that is the
+// port returns the owner of a port of an external address that the Service claims by the class; nil if that is the
 // Service itself.
 func (c contest) port(a netip.Addr, p model.ServicePort, mine class) *model.Service {
 	for o := range c.snap.ServicesClaiming(model.Claim{Addr: a, Outside: true, Protocol: p.Protocol, Port: p.Port}) {
@@ -113,7 +113,7 @@ func (c contest) port(a netip.Addr, p model.ServicePort, mine class) *model.Serv
 	return nil
 }
 
-// address says why the Service may not have the address for external clients; empty when it may.
+// address returns why the Service cannot have the address for external clients; empty if it can.
 func (c contest) address(a netip.Addr) string {
 	if why := notGlobal(a); why != "" {
 		return why
@@ -145,7 +145,7 @@ func (c contest) address(a netip.Addr) string {
 	return ""
 }
 
-// ofNodes says whether the address is a node's own, or of a node's pods.
+// ofNodes reports whether the address belongs to a node or to a node's pods, and to which.
 func (c contest) ofNodes(a netip.Addr) string {
 	for n := range c.snap.Nodes() {
 		if slices.Contains(n.InternalIPs, a) || slices.Contains(n.ExternalIPs, a) {
@@ -160,9 +160,9 @@ func (c contest) ofNodes(a netip.Addr) string {
 	return ""
 }
 
-// balancer is a Service of another namespace to which a load balancer gave the address; nil for
-// none. It has all ports of the address, since its clients trust the whole of it: a Service of
-// its namespace, or one with the same sharing key, may have others by spec.externalIPs.
+// balancer returns the Service of another namespace to which a load balancer assigned the address; nil for none. That
+// Service owns all ports of the address, since its clients trust the address as a whole. Other ports are open by
+// spec.externalIPs only to Services of its namespace and to those with the same sharing key.
 func (c contest) balancer(a netip.Addr) *model.Service {
 	for o := range c.snap.ServicesClaiming(model.Claim{Addr: a, Balancer: true}) {
 		if o.Name.Namespace != c.svc.Name.Namespace && isServed(o) && !shares(o, c.svc) {
@@ -172,7 +172,7 @@ func (c contest) balancer(a netip.Addr) *model.Service {
 	return nil
 }
 
-// reserved names the program of the node that has the port; empty for none.
+// reserved returns the name of the node's program that has the port; empty for none.
 func (c contest) reserved(p model.Protocol, port uint16) string {
 	if c.svc.Name == apiService() {
 		return ""
@@ -180,7 +180,7 @@ func (c contest) reserved(p model.Protocol, port uint16) string {
 	return c.opt.Reserved.Port(c.snap, p, port)
 }
 
-// shares says whether both Services ask to share an address, by the same key.
+// shares reports whether both Services request address sharing with the same key.
 func shares(a, b *model.Service) bool {
 	return a.LoadBalancer != nil && b.LoadBalancer != nil && a.LoadBalancer.SharingKey != "" &&
 		a.LoadBalancer.SharingKey == b.LoadBalancer.SharingKey
@@ -194,7 +194,7 @@ func ingressService() model.Name {
 	return model.Name{Namespace: "kube-system", Name: "wayleave-ingress"}
 }
 
-// notGlobal says why no Service can have the address: it would take packets away from the node itself, or from all
+// notGlobal returns why no Service can have the address: it would divert packets from the node itself, or from all
 // clients. It is empty for all other addresses.
 func notGlobal(a netip.Addr) string {
 	switch {

@@ -7,19 +7,19 @@ import (
 	"wayleave.dev/model"
 )
 
-// portKey is how a Service's port finds its number in EndpointSlices.
+// portKey matches a Service's port to the ports of EndpointSlices.
 type portKey struct {
 	name     string
 	protocol model.Protocol
 	is6      bool
 }
 
-// endpoints are the usable ones of a Service, by port.
+// endpoints are the usable endpoints of a Service, by port.
 type endpoints struct {
-	// cluster are the ready ones that this node should use, or when none is ready
-	// those that terminate but still serve (KEP-1669), so that a rollout loses nothing.
+	// cluster are the ready endpoints that this node should use. If none is ready, they are those that are terminating
+	// and still serve (KEP-1669), so that a rollout loses nothing.
 	cluster map[portKey][]netip.AddrPort
-	// here are likewise those on this node.
+	// here are the same on this node.
 	here  map[portKey][]netip.AddrPort
 	local []netip.Addr
 }
@@ -69,7 +69,7 @@ func collect(snap model.Snapshot, svc *model.Service, node string, self *model.N
 	return e
 }
 
-// choose takes the ready ones that fit, or when there is none those that still serve.
+// choose returns the ready endpoints that fit, or if there are none, those that still serve.
 func choose(list []candidate, fits func(candidate) bool) (out []netip.AddrPort) {
 	for _, ready := range []bool{true, false} {
 		for _, c := range list {
@@ -85,9 +85,8 @@ func choose(list []candidate, fits func(candidate) bool) (out []netip.AddrPort) 
 	return slices.Compact(out)
 }
 
-// near tells which endpoints the hints give to this node (KEP-2433, KEP-3015). Hints
-// count only when every ready endpoint has them and one is for this node, or for its
-// zone; otherwise no endpoint would serve it.
+// near returns which endpoints the hints assign to this node (KEP-2433, KEP-3015). Hints count only if every ready
+// endpoint has them and one is for this node or its zone; otherwise no endpoint would serve the node.
 func near(list []candidate, node, zone string) func(candidate) bool {
 	forNode := func(c candidate) bool { return !c.ready || slices.Contains(c.ForNodes, node) }
 	forZone := func(c candidate) bool { return !c.ready || slices.Contains(c.ForZones, zone) }
@@ -107,7 +106,7 @@ func near(list []candidate, node, zone string) func(candidate) bool {
 	return func(candidate) bool { return true }
 }
 
-// hint says whether all endpoints have hints of a kind, and one is for us.
+// hint reports whether all endpoints have hints of a kind, and whether one is for this node.
 type hint struct{ all, one bool }
 
 func (h *hint) see(list []string, me string) {
@@ -140,8 +139,8 @@ func (e endpoints) external(svc *model.Service, p model.ServicePort, at netip.Ad
 	return out
 }
 
-// Here is how many ready endpoints of a Service are on the node of that name, each pod
-// once: what health checks of load balancers ask for.
+// Here returns the number of ready endpoints of a Service on the named node, each pod counted once: health checks of
+// load balancers request it.
 func Here(snap model.Snapshot, svc *model.Service, node string) int {
 	pods := map[string]bool{}
 	for slice := range snap.EndpointSlices(svc.Name) {

@@ -7,25 +7,24 @@ import (
 	"wayleave.dev/reconcile"
 )
 
-// Mode is a data plane: it brings plans into the kernel of one node. Its methods may
-// be called concurrently; they wait for one another.
+// Mode is a data plane: it programs plans into the kernel of one node. Its methods may be called concurrently; they
+// exclude each other.
 type Mode interface {
 	reconcile.Target[model.Name, Plan]
 	// SetNodeFacts replaces the facts of the node; they take effect with the next Sync.
 	SetNodeFacts(NodeFacts)
 	// ApplyNodeFacts replaces and programs them; before the first Sync it only records them.
 	ApplyNodeFacts(context.Context, NodeFacts) error
-	// Watch reports changes by others to the kernel objects of the mode, until ctx ends.
+	// Watch reports foreign changes to the kernel objects of the mode, until ctx ends.
 	Watch(context.Context) (<-chan struct{}, error)
-	// Remove takes everything of the mode out of the kernel. Connections that are
-	// established live on.
+	// Remove removes the mode completely from the kernel. Established connections continue.
 	Remove(context.Context) error
-	// Remains names what of the mode is in the kernel.
+	// Remains lists what of the mode is in the kernel.
 	Remains(context.Context) ([]string, error)
 }
 
-// NodeFactsTarget is the target of a mode for the facts of the node, for a reconcile.Loop of
-// its own: its key is the name of this node, and there is no other.
+// NodeFactsTarget passes the facts of the node to a mode, for a separate reconcile.Loop whose only key is the name of
+// this node.
 type NodeFactsTarget struct{ Mode Mode }
 
 var _ reconcile.Target[string, NodeFacts] = NodeFactsTarget{}
@@ -43,6 +42,6 @@ func (t NodeFactsTarget) Apply(ctx context.Context, set map[string]NodeFacts, _ 
 	return t.Mode.ApplyNodeFacts(ctx, l)
 }
 
-// MasqueradeMark is the bit of the packet mark that a data plane sets on what gets the node's address, from translation
-// until it leaves. It is the one that kube-proxy uses by default.
+// MasqueradeMark is the bit of the packet mark by which a data plane selects packets for masquerading, from translation
+// until they leave. kube-proxy uses the same bit by default.
 const MasqueradeMark = 0x4000

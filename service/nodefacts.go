@@ -9,26 +9,25 @@ import (
 
 // NodeFacts are the inputs of a data plane beyond Services: facts of its node and of the cluster.
 type NodeFacts struct {
-	// NodeIPs are the node's internal addresses, never loopback. Node ports are served
-	// on them.
+	// NodeIPs are the node's addresses, never loopback. Node ports are served on them.
 	NodeIPs []netip.Addr
-	// NodePortCIDRs, when there are any, say which addresses of the node serve node
-	// ports in place of NodeIPs; with 127.0.0.1 in one, also that.
+	// NodePortCIDRs, if any, select the addresses of the node that serve node ports in place of NodeIPs; with 127.0.0.1
+	// in one, also that.
 	NodePortCIDRs []netip.Prefix
-	// PodCIDRs are those of the whole cluster. Clients outside of them that use a
-	// VIP are masqueraded. If there is none of a family, they are not known, and no client is masqueraded.
+	// PodCIDRs are those of the complete cluster. Clients outside of them that use a VIP are masqueraded. If there is
+	// none of a family, they are not known, and no client is masqueraded.
 	PodCIDRs []netip.Prefix
 	// OwnPodCIDRs are those of this node, or the single addresses of its pods.
 	OwnPodCIDRs []netip.Prefix
 }
 
-// NodeFactsEqual compares two.
+// NodeFactsEqual compares two values.
 func NodeFactsEqual(a, b NodeFacts) bool {
 	return slices.Equal(a.NodeIPs, b.NodeIPs) && slices.Equal(a.NodePortCIDRs, b.NodePortCIDRs) &&
 		slices.Equal(a.PodCIDRs, b.PodCIDRs) && slices.Equal(a.OwnPodCIDRs, b.OwnPodCIDRs)
 }
 
-// NodeFactsKeys returns the node's name when a change affects its NodeFacts, for a reconcile.Loop.
+// NodeFactsKeys returns the node's name if a change affects its NodeFacts, for a reconcile.Loop.
 func NodeFactsKeys(node string) func(model.Snapshot, model.Changes) []string {
 	return func(_ model.Snapshot, c model.Changes) []string {
 		if !c.Any(model.NodeKind | model.PodKind) {
@@ -38,7 +37,7 @@ func NodeFactsKeys(node string) func(model.Snapshot, model.Changes) []string {
 	}
 }
 
-// PodsOf are the addresses of a node's pods as the API says them, each a network of its own, in order. Pods with the
+// PodsOf returns the addresses of a node's pods in the API, each as a network of its own, in order. Pods with the
 // node's network are left out.
 func PodsOf(snap model.Snapshot, node string) (out []netip.Prefix) {
 	for p := range snap.Pods() {
@@ -53,8 +52,7 @@ func PodsOf(snap model.Snapshot, node string) (out []netip.Prefix) {
 	return slices.Compact(out)
 }
 
-// MakeNodeFacts collects the facts for the node of that name. ok is false when there is no such
-// Node object (yet).
+// MakeNodeFacts collects the facts for the named node. ok is false if there is no such Node object (yet).
 func MakeNodeFacts(snap model.Snapshot, node string) (l NodeFacts, ok bool, problems []model.Problem) {
 	self, ok := snap.Node(node)
 	if !ok {
@@ -68,7 +66,7 @@ func MakeNodeFacts(snap model.Snapshot, node string) (l NodeFacts, ok bool, prob
 	if len(l.NodeIPs) == 0 {
 		problems = append(problems, model.Problem{Kind: "Node", Object: model.Name{Name: node},
 			Field:  "status.addresses",
-			Reason: "no InternalIP and no ExternalIP is there, so this node serves no node ports"})
+			Reason: "the node has neither an InternalIP nor an ExternalIP, so it serves no node ports"})
 	}
 	l.OwnPodCIDRs = self.PodCIDRs
 	for n := range snap.Nodes() {
@@ -85,7 +83,7 @@ func MakeNodeFacts(snap model.Snapshot, node string) (l NodeFacts, ok bool, prob
 	return l, true, problems
 }
 
-// NodePortNets are the networks in which the node's addresses serve node ports.
+// NodePortNets returns the networks in which the node's addresses serve node ports.
 func (l NodeFacts) NodePortNets() []netip.Prefix {
 	if len(l.NodePortCIDRs) > 0 {
 		return l.NodePortCIDRs
@@ -97,8 +95,8 @@ func (l NodeFacts) NodePortNets() []netip.Prefix {
 	return out
 }
 
-// Localhost says whether node ports are served on 127.0.0.1: the kernel must then route
-// that (route_localnet). IPv6 has nothing of the kind.
+// Localhost reports whether node ports are served on 127.0.0.1: the kernel must then route that address
+// (route_localnet). IPv6 has no equivalent.
 func (l NodeFacts) Localhost() bool {
 	return slices.ContainsFunc(l.NodePortCIDRs,
 		func(p netip.Prefix) bool { return p.Contains(netip.AddrFrom4([4]byte{127, 0, 0, 1})) })

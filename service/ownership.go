@@ -10,20 +10,20 @@ import (
 	"wayleave.dev/model"
 )
 
-// OwnershipTable records the plans of a data plane, and which Service owns each frontend and each VIP. Nothing is
-// shared: the first claimant keeps what it has, and of several that claim at once the first by name gets it. The others
-// wait until it is free. It is not safe for concurrent use.
+// OwnershipTable records the plans of a data plane, and which Service owns each frontend and each VIP. The first
+// claimant keeps what it has; of several that claim at once, the first by name gets it. The others wait until it is
+// free. It is not safe for concurrent use.
 type OwnershipTable struct {
-	// Plans are in force: what of each wanted plan no other Service owned.
+	// Plans are in force: the parts of each desired plan that no other Service owns.
 	Plans map[model.Name]Plan
-	// Want are the plans as they were given.
+	// Want are the desired plans.
 	Want   map[model.Name]Plan
 	owner  map[Frontend]model.Name
 	vips   map[netip.Addr]model.Name
 	losers map[model.Name]struct{} // their plan in force lacks something
 }
 
-// NewOwnershipTable makes an empty one.
+// NewOwnershipTable returns an empty table.
 func NewOwnershipTable() *OwnershipTable {
 	t := &OwnershipTable{}
 	t.Reset()
@@ -36,7 +36,7 @@ func (t *OwnershipTable) Reset() {
 		vips: map[netip.Addr]model.Name{}, losers: map[model.Name]struct{}{}}
 }
 
-// Frontend returns the plan in force of a frontend; ok is false when no Service owns it.
+// Frontend returns the plan in force of a frontend; ok is false if no Service owns it.
 func (t *OwnershipTable) Frontend(fe Frontend) (p FrontendPlan, ok bool) {
 	return t.Plans[t.owner[fe]].Frontend(fe)
 }
@@ -44,18 +44,18 @@ func (t *OwnershipTable) Frontend(fe Frontend) (p FrontendPlan, ok bool) {
 // OwnershipChange is a change of an OwnershipTable that has not been accepted.
 type OwnershipChange struct {
 	base *OwnershipTable
-	// Given are the plans as wanted, and Plans what of each the Service gets; nil for none.
+	// Given are the desired plans, and Plans the part that the Service gets; nil for none.
 	Given, Plans map[model.Name]*Plan
-	// Waited are keys that were not asked for: they get what others give up.
+	// Waited are keys that were not in the request: they get what others release.
 	Waited map[model.Name]bool
-	// Conflicts say which part of a key's plan belongs to another Service.
+	// Conflicts name the part of a key's plan that belongs to another Service.
 	Conflicts map[model.Name]error
-	// owner and vips are what changes; the zero Name means free.
+	// owner and vips are the changes; the zero Name means free.
 	owner map[Frontend]model.Name
 	vips  map[netip.Addr]model.Name
 }
 
-// Begin begins a change. The table stays as it is until Accept.
+// Begin begins a change. The table stays unchanged until Accept.
 func (t *OwnershipTable) Begin() *OwnershipChange {
 	return &OwnershipChange{base: t, Given: map[model.Name]*Plan{}, Plans: map[model.Name]*Plan{},
 		Waited: map[model.Name]bool{}, Conflicts: map[model.Name]error{}, owner: map[Frontend]model.Name{},
@@ -63,7 +63,7 @@ func (t *OwnershipTable) Begin() *OwnershipChange {
 }
 
 // Change gives each key of todo another plan, nil for none, and returns all keys that change, in the order in which
-// they claim. It adds to todo the keys that wait for what others may give up.
+// they claim. It adds to todo the keys that wait for what others may release.
 func (c *OwnershipChange) Change(todo map[model.Name]*Plan) (keys []model.Name) {
 	keys = c.order(todo)
 	for _, k := range keys {
@@ -102,7 +102,7 @@ func (c *OwnershipChange) order(todo map[model.Name]*Plan) []model.Name {
 	})
 }
 
-// rank is 0 for a key that owns all that it wants: it keeps it.
+// rank is 0 for a key that already owns all that it claims: it keeps it.
 func (t *OwnershipTable) rank(k model.Name) int {
 	_, has := t.Plans[k]
 	_, waits := t.losers[k]
@@ -112,7 +112,7 @@ func (t *OwnershipTable) rank(k model.Name) int {
 	return 1
 }
 
-// release frees what the key owns.
+// release frees all that the key owns.
 func (c *OwnershipChange) release(k model.Name) {
 	p := c.base.Plans[k]
 	for _, e := range p.Frontends {
@@ -123,7 +123,7 @@ func (c *OwnershipChange) release(k model.Name) {
 	}
 }
 
-// claim gives a key what its plan asks for and no other owns; nil asks for nothing.
+// claim gives a key the parts of its plan that no other key owns; a nil plan claims nothing.
 func (c *OwnershipChange) claim(k model.Name, want *Plan) {
 	c.Given[k], c.Plans[k] = want, want
 	if want == nil {
@@ -135,7 +135,7 @@ func (c *OwnershipChange) claim(k model.Name, want *Plan) {
 	c.Plans[k] = &got
 }
 
-// Failed returns the conflicts of keys that were asked for.
+// Failed returns the conflicts of the requested keys.
 func (c *OwnershipChange) Failed() map[model.Name]error {
 	out := map[model.Name]error{}
 	for k, err := range c.Conflicts {
@@ -179,7 +179,7 @@ func (c *OwnershipChange) claimVIPs(k model.Name, want []netip.Addr) []netip.Add
 			o = c.base.vips[a]
 		}
 		if o != (model.Name{}) && o != k {
-			c.Conflicts[k] = fmt.Errorf("spec.clusterIPs: %s belongs to service %s already, which keeps it", a, o)
+			c.Conflicts[k] = fmt.Errorf("spec.clusterIPs: %s already belongs to service %s, which keeps it", a, o)
 			return false
 		}
 		c.vips[a] = k
@@ -194,7 +194,7 @@ func (c *OwnershipChange) claimFrontends(k model.Name, want []FrontendPlan) []Fr
 			o = c.base.owner[e.Frontend]
 		}
 		if o != (model.Name{}) && o != k {
-			c.Conflicts[k] = fmt.Errorf("spec.ports: %s belongs to service %s already, which keeps it", e.Frontend, o)
+			c.Conflicts[k] = fmt.Errorf("spec.ports: %s already belongs to service %s, which keeps it", e.Frontend, o)
 			return false
 		}
 		c.owner[e.Frontend] = k
@@ -202,7 +202,7 @@ func (c *OwnershipChange) claimFrontends(k model.Name, want []FrontendPlan) []Fr
 	})
 }
 
-// keep returns the list without what is refused, and the list itself when nothing is.
+// keep returns the list without refused entries, or the list itself if there are none.
 func keep[T any](list []T, ok func(T) bool) []T {
 	var out []T
 	same := true

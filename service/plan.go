@@ -13,14 +13,13 @@ import (
 
 // Frontend is where clients connect to.
 type Frontend struct {
-	// Addr is a VIP; the unspecified address of its family means: any address of
-	// the node, for a node port.
+	// Addr is a VIP, or for a node port the unspecified address of its family.
 	Addr     netip.Addr
 	Protocol model.Protocol
 	Port     uint16
 }
 
-// IsNodePort says that the frontend is a port of every node.
+// IsNodePort reports whether the frontend is a port of every node.
 func (f Frontend) IsNodePort() bool { return f.Addr.IsUnspecified() }
 
 // String reads "TCP 10.96.0.1:80", or "TCP node port 30080".
@@ -41,29 +40,28 @@ type FrontendPlan struct {
 	Frontend Frontend
 	// Port is the name of the Service's port, empty for the only one.
 	Port string
-	// Slots are the backends, sorted, each once. They serve all clients, or with Split those in the cluster: pods and
-	// processes of this node.
+	// Slots are the backends, sorted, without duplicates. They serve all clients, or with Split those in the cluster:
+	// pods and processes of this node.
 	Slots []netip.AddrPort
 	// Outside are the backends for all other clients, with Split: those on this node.
 	Outside []netip.AddrPort
-	// External says that the frontend is meant for clients outside (a node port, an
-	// external IP, an address of a load balancer). They get the node's address as
-	// source, unless Split, which is externalTrafficPolicy Local.
+	// External means that the frontend is for external clients (a node port, an external IP, an address of a load
+	// balancer). They get the node's address as source, unless Split, which is externalTrafficPolicy Local.
 	External, Split bool
-	// Local says that the slots are those on this node: internalTrafficPolicy Local.
+	// Local means that the slots are those on this node: internalTrafficPolicy Local.
 	Local bool
-	// Balancer says that the frontend is an address of a load balancer.
+	// Balancer means that the frontend is an address of a load balancer.
 	Balancer bool
-	// Drop says that clients without a slot are not refused: there are endpoints, but
-	// by a traffic policy not here.
+	// Drop means that clients without a slot are dropped and not refused: there are endpoints, but a traffic policy
+	// excludes them on this node.
 	Drop bool
-	// Affinity is how long a client keeps its slot; 0 is none.
+	// Affinity is how long a client keeps its slot; 0 for none.
 	Affinity time.Duration
-	// Sources limit who may connect; empty for everybody.
+	// Sources restricts who can connect; empty for all clients.
 	Sources []netip.Prefix
 }
 
-// Serves says whether clients are sent to that backend.
+// Serves reports whether clients are sent to that backend.
 func (e FrontendPlan) Serves(b netip.AddrPort) bool {
 	return slices.Contains(e.Slots, b) || slices.Contains(e.Outside, b)
 }
@@ -76,17 +74,15 @@ func (e FrontendPlan) equal(o FrontendPlan) bool {
 
 // Plan is all that the data plane does for one Service.
 type Plan struct {
-	// VIPs are the addresses that belong to the Service alone: what comes to
-	// another port of them is refused.
+	// VIPs are the addresses that belong to the Service alone: other ports of them are refused.
 	VIPs []netip.Addr
-	// Frontends are sorted, each of them once.
+	// Frontends are sorted, without duplicates.
 	Frontends []FrontendPlan
-	// Hairpin are the endpoints on this node: a connection of one of them that
-	// comes back to itself needs another source address to be answered.
+	// Hairpin are the endpoints on this node: a connection of an endpoint to itself needs another source address, so
+	// that answers return through the node.
 	Hairpin []netip.Addr
-	// HealthCheck is the port of every node where balancers ask whether it has
-	// endpoints, 0 when there is none. The answer is not the data plane's; a mode in
-	// which the node's firewall is lets the question in.
+	// HealthCheck is the port of every node at which load balancers query whether it has endpoints; 0 for none. The
+	// data plane does not answer; a mode that includes the node's firewall admits the request.
 	HealthCheck uint16
 }
 
@@ -96,7 +92,7 @@ func Equal(a, b Plan) bool {
 		slices.EqualFunc(a.Frontends, b.Frontends, FrontendPlan.equal)
 }
 
-// Frontend returns the plan of a frontend; ok is false when there is none.
+// Frontend returns the plan of a frontend; ok is false if there is none.
 func (p Plan) Frontend(f Frontend) (e FrontendPlan, ok bool) {
 	i, ok := slices.BinarySearchFunc(p.Frontends, f, func(e FrontendPlan, f Frontend) int {
 		return e.Frontend.Compare(f)
@@ -107,20 +103,19 @@ func (p Plan) Frontend(f Frontend) (e FrontendPlan, ok bool) {
 	return p.Frontends[i], true
 }
 
-// Keys are the services that a change touches.
+// Keys returns the Services that a change affects.
 func Keys(_ model.Snapshot, c model.Changes) []model.Name {
 	return slices.Collect(maps.Keys(c.Of(model.ServiceKind)))
 }
 
-// Make plans one Service for the node of that name. ok is false when the data
-// plane has nothing to do for it: it is gone, headless, an ExternalName, or another proxy's. Problems name the parts
-// that are left out.
+// Make plans one Service for the named node. ok is false if the data plane does nothing for it: it is deleted,
+// headless, an ExternalName, or another proxy's. Problems name the parts that are left out.
 func Make(snap model.Snapshot, key model.Name, node string) (p Plan, ok bool, problems []model.Problem) {
 	return MakeWith(snap, key, Options{Node: node})
 }
 
-// MakeWith is Make by options. What another Service has by the order of claims (class,
-// age, name), and what no Service may claim, is left out and named.
+// MakeWith is Make with options. Claims that another Service wins (class, age, name), and claims that no Service can
+// have, are left out and reported.
 func MakeWith(snap model.Snapshot, key model.Name, opt Options) (p Plan, ok bool, problems []model.Problem) {
 	svc, ok := snap.Service(key)
 	if !ok || !isServed(svc) {
@@ -154,14 +149,13 @@ func MakeWith(snap model.Snapshot, key model.Name, opt Options) (p Plan, ok bool
 	return p, true, problems
 }
 
-const reservedFormat = "%d/%s is a port of %s on the nodes; any other of the range is allowed; it is not served"
+const reservedFormat = "%d/%s is a port of %s on the nodes; any other port of the range is allowed; it is not served"
 
 // maxSlots bounds the backends of all frontends of one Service together: each is an element
 // or a rule on every node.
 const maxSlots = 131072
 
-// bound leaves out endpoints of which one Service has too many for its frontends: the same
-// on all nodes.
+// bound leaves out endpoints if one Service has too many for its frontends: the same ones on all nodes.
 func (p *Plan) bound(c contest) []model.Problem {
 	n := 0
 	for _, e := range p.Frontends {
@@ -175,7 +169,7 @@ func (p *Plan) bound(c contest) []model.Problem {
 		e := &p.Frontends[i]
 		e.Slots, e.Outside = e.Slots[:min(each, len(e.Slots))], e.Outside[:min(each, len(e.Outside))]
 	}
-	const format = "%d frontends with their endpoints are %d backends; %d are the most of one service; " +
+	const format = "%d frontends with their endpoints are %d backends; allowed for one service: %d; " +
 		"the first %d endpoints of each frontend are used"
 	return []model.Problem{c.problem("spec.ports", format, len(p.Frontends), n, maxSlots, each)}
 }
@@ -211,7 +205,7 @@ func (p *Plan) addNodePorts(c contest, ends endpoints) (problems []model.Problem
 	return problems
 }
 
-// addExternal adds the addresses that clients outside use.
+// addExternal adds the addresses for external clients.
 func (p *Plan) addExternal(c contest, ends endpoints, self *model.Node) (problems []model.Problem) {
 	for i, a := range c.svc.LoadBalancerIPs {
 		field := fmt.Sprintf("status.loadBalancer.ingress[%d].ip", i)
@@ -267,9 +261,8 @@ func why(theirs, mine class) string {
 	return "it comes first by age and name"
 }
 
-// allowed are the ranges of the address's family; none lets everybody in. A node that
-// is in one may use the address as its own, too: where the address is one of the
-// node's, the kernel takes it as source.
+// allowed returns the ranges of the address's family; none admits all clients. A node within a range may use the
+// address as its own, too: if it is one of the node's addresses, the kernel takes it as source.
 func allowed(ranges []netip.Prefix, to netip.Addr, self *model.Node) (out []netip.Prefix) {
 	for _, r := range ranges {
 		if r.Addr().Is6() != to.Is6() {
@@ -287,8 +280,7 @@ func allowed(ranges []netip.Prefix, to netip.Addr, self *model.Node) (out []neti
 	return out
 }
 
-// vips are the service's addresses, without those that no Service can have, and those of
-// another.
+// vips returns the Service's addresses, without those that no Service can have, and those that another one owns.
 func (c contest) vips() (good []netip.Addr, problems []model.Problem) {
 	for i, a := range c.svc.ClusterIPs {
 		field := fmt.Sprintf("spec.clusterIPs[%d]", i)
@@ -306,13 +298,13 @@ func (c contest) vips() (good []netip.Addr, problems []model.Problem) {
 	return good, problems
 }
 
-// unique leaves the first of several plans for one frontend.
+// unique keeps the first of several plans for one frontend.
 func unique(svc *model.Service, sorted []FrontendPlan, problems []model.Problem) ([]FrontendPlan, []model.Problem) {
 	out := sorted[:0]
 	for _, e := range sorted {
 		if n := len(out); n > 0 && out[n-1].Frontend == e.Frontend {
 			problems = append(problems, model.Problem{Kind: "Service", Object: svc.Name, Field: "spec.ports",
-				Reason: fmt.Sprintf("%s is there twice; the first is served", e.Frontend)})
+				Reason: fmt.Sprintf("%s is a duplicate; the first is served", e.Frontend)})
 			continue
 		}
 		out = append(out, e)

@@ -8,21 +8,21 @@ import (
 	"wayleave.dev/model"
 )
 
-// Kinds are what plans are made from, for a reconcile.Loop.
+// Kinds are the kinds that plans are made from, for a reconcile.Loop.
 const Kinds = model.ServiceKind | model.EndpointSliceKind | model.NodeKind | model.ServiceCIDRKind
 
-// Planner plans Services for one node. It knows which Services a change affects beyond those that changed: those that
-// claim what another Service claims, or no longer claims. It must be used by one goroutine.
+// Planner plans Services for one node. Besides changed Services it finds the ones that a change affects: those that
+// claim what a changed Service claims, or no longer claims. It must be used by one goroutine.
 type Planner struct {
 	// Options are those of a Service.
 	Options func(model.Name) Options
 
 	seen map[model.Name]*model.Service
-	// taken are the addresses of nodes, pods, ranges and API servers at the last look.
+	// taken are the addresses of nodes, pods, ranges and API servers in the last round.
 	taken taken
 }
 
-// taken are addresses and ports that no Service may claim.
+// taken are addresses and ports that no Service can claim.
 type taken struct {
 	addrs []netip.Addr
 	cidrs []netip.Prefix
@@ -33,12 +33,12 @@ func (t taken) equal(o taken) bool {
 	return slices.Equal(t.addrs, o.addrs) && slices.Equal(t.cidrs, o.cidrs) && slices.Equal(t.ports, o.ports)
 }
 
-// Plan is Make with the planner's options.
+// Plan is MakeWith with the planner's options.
 func (p *Planner) Plan(snap model.Snapshot, key model.Name) (Plan, bool, []model.Problem) {
 	return MakeWith(snap, key, p.Options(key))
 }
 
-// Keys returns the Services to plan again, each once. A change of endpoints affects only their Service.
+// Keys returns the Services to plan again, without duplicates. A change of endpoints affects only their Service.
 func (p *Planner) Keys(snap model.Snapshot, c model.Changes) []model.Name {
 	if p.seen == nil {
 		p.seen = map[model.Name]*model.Service{}
@@ -92,8 +92,8 @@ func addRivals(snap model.Snapshot, svc *model.Service, keys map[model.Name]stru
 	})
 }
 
-// addBelow adds those that claim an address of the Service's load balancer by spec.externalIPs,
-// at whatever port. Each address is looked at once, by seen.
+// addBelow adds the Services that claim an address of the Service's load balancer by spec.externalIPs, at any port.
+// seen prevents that an address is searched twice.
 func addBelow(snap model.Snapshot, svc *model.Service, keys map[model.Name]struct{}, seen map[netip.Addr]bool) {
 	for _, a := range svc.LoadBalancerIPs {
 		if seen[a] {
@@ -108,7 +108,7 @@ func addBelow(snap model.Snapshot, svc *model.Service, keys map[model.Name]struc
 	}
 }
 
-// look adds every Service with external claims when the addresses and ports that no Service may claim have changed.
+// look adds every Service with external claims if the addresses and ports that no Service can claim have changed.
 func (p *Planner) look(snap model.Snapshot, keys map[model.Name]struct{}) {
 	now := takenBy(snap)
 	if now.equal(p.taken) {

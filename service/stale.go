@@ -6,9 +6,9 @@ import (
 	"wayleave.dev/model"
 )
 
-// Stale returns a test for tracked UDP flows: dst is where the client sends to, backend is where the answers come from.
-// A flow is stale when its backend no longer serves the frontend, when the frontend has gone, or when it went
-// untranslated to a frontend that has backends now. Flows to unknown frontends are not.
+// Stale returns a test for tracked UDP flows: dst is the client's destination, backend the source of the answers. A
+// flow is stale if its backend no longer serves the frontend, if the frontend was removed, or if it is untranslated and
+// the frontend now has backends. Flows to unknown frontends are not stale.
 func (b *OwnershipTable) Stale(gone map[Frontend]bool) func(dst, backend netip.AddrPort) bool {
 	return func(dst, backend netip.AddrPort) bool {
 		fe := Frontend{Addr: dst.Addr(), Protocol: model.UDP, Port: dst.Port()}
@@ -27,7 +27,7 @@ func (b *OwnershipTable) Stale(gone map[Frontend]bool) func(dst, backend netip.A
 	}
 }
 
-// GoneUDP returns the UDP frontends that no Service owns after the change; udp says whether it touches any UDP
+// GoneUDP returns the UDP frontends that no Service owns after the change; udp reports whether it affects any UDP
 // frontend.
 func (d *OwnershipChange) GoneUDP() (gone map[Frontend]bool, udp bool) {
 	gone = map[Frontend]bool{}

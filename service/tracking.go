@@ -6,26 +6,27 @@ import (
 	"time"
 )
 
-// Tracking is what connection tracking of the node is asked for. The fields are those of kube-proxy's
-// KubeProxyContrackConfiguration; a zero leaves the node's own value.
+// Tracking holds the desired settings of connection tracking. The fields are those of kube-proxy's
+// KubeProxyConntrackConfiguration; zero leaves the node's own value.
 type Tracking struct {
-	// MaxPerCore is how many connections the node remembers per CPU, Min how many at least. A higher limit of the
-	// node's own stays.
+	// MaxPerCore is the limit of tracked connections per CPU, Min the minimum in total. A higher limit of the node
+	// stays.
 	MaxPerCore, Min int
-	// Established and CloseWait are how long an idle TCP connection in that state is remembered, UDP and UDPStream how
-	// long a flow with one packet and with packets both ways.
+	// Established and CloseWait are the timeouts of idle TCP connections in that state; UDP and UDPStream those of
+	// flows with packets in one direction and in both.
 	Established, CloseWait, UDP, UDPStream time.Duration
-	// Liberal also takes packets outside of a TCP window for part of their connection.
+	// Liberal accepts packets outside of the TCP window as part of their connection.
 	Liberal bool
 }
 
-// Parameters is where the values go: kernel/sysctl.Set.
+// Parameters sets the values: kernel/sysctl.Set.
 type Parameters interface {
 	Ensure(name, value string) error
 	Raise(name string, least int) error
 }
 
-// Set sets the parameters of a node with so many CPUs. One that the node refuses keeps no other from being set.
+// Set sets the parameters of a node with the given number of CPUs. A parameter that the node refuses does not prevent
+// the others.
 func (t Tracking) Set(to Parameters, cpus int) error {
 	const folder = "netfilter/nf_conntrack_"
 	var errs []error

@@ -23,32 +23,30 @@ import (
 	"wayleave.dev/source"
 )
 
-// Balancer gives Services of type LoadBalancer their addresses, as long as this agent is
-// elected. Set the fields, then call Run with a context that ends with the leadership.
+// Balancer assigns addresses to Services of type LoadBalancer while this replica is elected. Set the fields, then call
+// Run with a context that ends with the leadership.
 //
-// How an address is never given twice: the allocator starts from a live list of all Services.
-// What the watch says may be older than what was read or written live, so a difference
-// from that is settled by reading the Service live again. An address is reserved before
-// it is written, and free again only when the API says so. A write names the version that
-// it is based on.
+// How duplicate assignment is prevented: the allocator starts from a live list of all Services. The watch may be older
+// than what was read or written live, so if they differ, the Service is read live again. An address is reserved before
+// it is written, and free again only once the API confirms it. A write names the version that it is based on.
 type Balancer struct {
 	Client  kubernetes.Interface
 	Dynamic dynamic.Interface
 	Store   *model.Store
 	// Default handles Services without a class (the setting loadbalancer.default).
 	Default bool
-	// Report gets the problems of a key whenever it was processed, none if there are none.
+	// Report gets the problems of a key each time it is processed; none means that there are none.
 	Report func(key string, problems []model.Problem)
-	// SetCondition gets what is wrong with writing, nil when it works again.
+	// SetCondition gets the error of a failed write, and nil once writes succeed again.
 	SetCondition func(error)
 	Log          *slog.Logger
 
 	allocator *loadbalancer.Allocator
 	// unseen are Services whose allocation is newer than what the watch has shown.
 	unseen map[model.Name]bool
-	// waiting are Services that lack an address: released addresses are for them.
+	// waiting are Services without an address: they get released addresses.
 	waiting map[model.Name]bool
-	// todo are Services to process, live those to read live first.
+	// todo are Services to process, live those to read live before that.
 	todo, live map[model.Name]bool
 	// known is the last written status of a pool.
 	known map[string]loadbalancer.PoolStatus
@@ -61,15 +59,15 @@ type Balancer struct {
 	freed      bool
 }
 
-// writeTimeout bounds a request. It is less than the time between the loss of the leadership
-// and the next leader, so that no write of ours comes after its first.
+// writeTimeout bounds a request. It is shorter than the time between the loss of the leadership and the next leader, so
+// that the old leader writes nothing once the next one writes.
 const writeTimeout = 4 * time.Second
 
 // Kinds are the kinds that allocation reads.
 const balancerKinds = model.ServiceKind | model.NamespaceKind | model.AddressPoolKind
 
-// Run works until ctx ends, and returns its error. It creates the kind AddressPool first, so that it can become
-// synced.
+// Run works until ctx ends, and returns its error. It first creates the kind AddressPool, so that the watch of pools
+// can sync.
 func (b *Balancer) Run(ctx context.Context) error {
 	defer b.forget()
 	if err := b.retry(ctx, func() error { return EnsureAddressPoolCRD(ctx, b.Dynamic) }); err != nil {
@@ -86,7 +84,7 @@ func (b *Balancer) Run(ctx context.Context) error {
 		return err
 	}
 	defer w.Close()
-	b.poolsEvery = time.Second // a burst of Services is one write of a pool's numbers
+	b.poolsEvery = time.Second // a burst of Services causes one write of a pool's status
 	wait := time.Duration(0)
 	for {
 		snap, changes, ready := w.Poll()
@@ -152,7 +150,7 @@ func (b *Balancer) forget() {
 	b.SetCondition(nil)
 }
 
-// start fills the allocator from a live list. Nothing was written before.
+// start fills the allocator from a live list. Nothing has been written before.
 func (b *Balancer) start(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
@@ -163,7 +161,7 @@ func (b *Balancer) start(ctx context.Context) error {
 	if b.reported == nil {
 		b.reported = map[string]bool{}
 	}
-	// Without a resource version the list is by quorum: as new as the last write.
+	// Without a resource version the list is by quorum: it includes the last write.
 	list, err := b.Client.CoreV1().Services(metav1.NamespaceAll).List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return fmt.Errorf("load balancer: list services: %w", err)
@@ -208,11 +206,11 @@ func (b *Balancer) step(ctx context.Context, snap model.Snapshot, changes model.
 	return errors.Join(b.serve(ctx), b.pools(ctx))
 }
 
-// see records what the watch says of a Service.
+// see records a Service as the watch shows it.
 func (b *Balancer) see(snap model.Snapshot, n model.Name) {
 	if b.live[n] {
-		// A write failed, and may have been taken all the same: what the watch shows may be of
-		// before, also where its version is the one that the allocator has.
+		// A write failed, and may have been applied all the same: the watch may show an earlier state, even with the
+		// version that the allocator has.
 		return
 	}
 	s, ok := snap.Service(n)
@@ -220,7 +218,7 @@ func (b *Balancer) see(snap model.Snapshot, n model.Name) {
 	if b.unseen[n] {
 		if !ok || s.LoadBalancer == nil || have == nil || s.LoadBalancer.UID != have.LoadBalancer.UID ||
 			s.LoadBalancer.Version != have.LoadBalancer.Version {
-			b.live[n] = true // older or newer than the allocator: the API knows
+			b.live[n] = true // older or newer than the allocator: read it from the API
 			return
 		}
 		delete(b.unseen, n)
@@ -304,7 +302,7 @@ func (b *Balancer) serve(ctx context.Context) error {
 	return errors.Join(failed...)
 }
 
-// read records what the API has of a Service now.
+// read records a Service as the API has it now.
 func (b *Balancer) read(ctx context.Context, n model.Name) error {
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
@@ -332,7 +330,7 @@ func (b *Balancer) recordLive(svc *corev1.Service, n model.Name) *model.Service 
 	return s
 }
 
-// one gives a Service what it should have.
+// one writes the addresses that a Service should have.
 func (b *Balancer) one(ctx context.Context, n model.Name) error {
 	s := b.allocator.Service(n)
 	if s == nil {
@@ -364,16 +362,15 @@ func (b *Balancer) settled(n model.Name, d loadbalancer.Decision) {
 	}
 }
 
-// write reserves the addresses, and writes them for the version of the Service that the
-// allocator has. When that fails, maybe after the API has taken it, they stay reserved until
-// the Service was read live.
+// write reserves the addresses, and writes them for the version of the Service that the allocator has. If the write
+// fails, and may have been applied, they stay reserved until the Service has been read live.
 func (b *Balancer) write(ctx context.Context, s *model.Service, d loadbalancer.Decision) error {
 	n := s.Name
 	patch, err := statusPatch(s.LoadBalancer, d)
 	if err != nil {
 		return fmt.Errorf("load balancer: service %s: %w", n, err)
 	}
-	// Both are reserved, what it has and what it is to have, until the API has answered.
+	// Both the present and the new addresses are reserved until the API has answered.
 	b.allocator.Reserve(n, union(s.LoadBalancer.Given, d.Addrs))
 	b.unseen[n], b.live[n] = true, true
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
@@ -381,7 +378,7 @@ func (b *Balancer) write(ctx context.Context, s *model.Service, d loadbalancer.D
 	written, err := b.Client.CoreV1().Services(n.Namespace).Patch(ctx, n.Name, types.StrategicMergePatchType, patch,
 		metav1.PatchOptions{FieldManager: "wayleave"}, "status")
 	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
-		// It changed meanwhile: read it at once.
+		// The Service changed meanwhile: read it at once.
 		if err := b.read(ctx, n); err != nil {
 			return err
 		}
@@ -404,8 +401,8 @@ func (b *Balancer) write(ctx context.Context, s *model.Service, d loadbalancer.D
 	return nil
 }
 
-// statusPatch is a strategic merge patch of the status: the list of addresses is replaced, and of the conditions only
-// Wayleave's.
+// statusPatch returns a strategic merge patch of the status: the list of addresses is replaced, and only Wayleave's
+// condition changes.
 func statusPatch(lb *model.Balancer, d loadbalancer.Decision) ([]byte, error) {
 	status := map[string]any{}
 	if !slices.Equal(lb.Given, d.Addrs) {

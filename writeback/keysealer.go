@@ -70,7 +70,7 @@ func (s *KeySealer) Run(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// round gets the keys, if the writer has none yet, and seals them to all nodes.
+// round finds the keys if the writer has none yet, and seals them to all nodes.
 func (s *KeySealer) round(ctx context.Context, now time.Time) error {
 	peers := metav1.ListOptions{LabelSelector: peerLabel + "=true"}
 	list, err := s.Client.CoordinationV1().Leases(s.Namespace).List(ctx, peers)
@@ -144,8 +144,8 @@ func (s *KeySealer) find(ctx context.Context, leases []coordinationv1.Lease, now
 	return true, nil
 }
 
-// believed reports whether at least half of the Leases with sealed keys contain these: one captured node cannot make
-// the writer distribute another key.
+// believed reports whether at least half of the Leases with sealed keys contain these keys, so that one captured node
+// cannot make the writer distribute another key.
 func believed(leases []coordinationv1.Lease, keys [][]byte) bool {
 	same, all := 0, 0
 	for i := range leases {
@@ -196,7 +196,7 @@ func askedBy(l *coordinationv1.Lease) *[32]byte {
 func publicOf(l *coordinationv1.Lease) ([]byte, error) {
 	raw, err := base64.StdEncoding.DecodeString(l.Annotations[publicKey])
 	if err != nil || len(raw) != 32 {
-		return nil, fmt.Errorf("lease %s: annotation %s: found %q; a public key of 32 bytes in base64 is allowed",
+		return nil, fmt.Errorf("lease %s: annotation %s: found %q; allowed: a public key of 32 bytes in base64",
 			l.Name, publicKey, short(l.Annotations[publicKey]))
 	}
 	return raw, nil

@@ -36,7 +36,7 @@ const (
 	// sealedFor identifies the keys and the public key, so that the writer need not open them.
 	sealedFor = "wayleave.dev/sealed-for"
 	// answerKeys are the group's keys as the node has them, sealed to the public key of a writer that requested them;
-	// answerTo is that public key.
+	// answerTo identifies that public key.
 	answerKeys = "wayleave.dev/answer-keys"
 	answerTo   = "wayleave.dev/answer-to"
 	// keptKeys is how many keys agents accept: the newest, and those before it.
@@ -50,8 +50,7 @@ type PeerKeys struct {
 	Client kubernetes.Interface
 	// Namespace is PeersNamespace, Node this node.
 	Namespace, Node string
-	// File keeps this node's private key, mode 0600. It is the node's own, and no data of
-	// a Secret.
+	// File stores this node's private key, mode 0600. It is the node's own, and contains no Secret data.
 	File string
 	Log  *slog.Logger
 
@@ -64,14 +63,14 @@ type PeerKeys struct {
 func (k *PeerKeys) Load() error {
 	private, err := statefile.ReadWith(k.File, parseKey)
 	if err != nil {
-		k.Log.Warn("the key of this node is made anew unless a copy is told of", "err", err)
+		k.Log.Warn("the key file of this node is damaged; the previous copy or a new key is used", "err", err)
 	}
 	if private == nil {
 		if _, private, err = box.GenerateKey(rand.Reader); err != nil {
 			return fmt.Errorf("peer key: %w", err)
 		}
 		if err := statefile.WriteBytes(k.File, []byte(hex.EncodeToString(private[:])+"\n"), 0o600); err != nil {
-			k.Log.Warn("the key of this node is lost when the agent ends", "file", k.File, "err", err)
+			k.Log.Warn("cannot write the key of this node; it is lost when the agent ends", "file", k.File, "err", err)
 		}
 	}
 	public, err := curve25519.X25519(private[:], curve25519.Basepoint)
@@ -85,13 +84,13 @@ func (k *PeerKeys) Load() error {
 func parseKey(raw []byte) (*[32]byte, error) {
 	private, err := hex.DecodeString(strings.TrimSpace(string(raw)))
 	if err != nil || len(private) != 32 {
-		return nil, fmt.Errorf("found %d bytes, 64 hexadecimal digits are allowed", len(raw))
+		return nil, fmt.Errorf("found %d bytes; allowed: 64 hexadecimal digits", len(raw))
 	}
 	return (*[32]byte)(private), nil
 }
 
-// Run publishes the public key in this node's Lease, calls set with the group's keys, newest first, at first and
-// after each change, and answers a writer that requests the keys. It returns ctx's error when ctx ends.
+// Run publishes the public key in this node's Lease and answers a writer that requests the keys. It calls set with the
+// group's keys, newest first, at the start and after each change. It returns ctx's error when ctx ends.
 func (k *PeerKeys) Run(ctx context.Context, set func([][]byte)) error {
 	own := watchLeases(ctx, k.Client, k.Namespace, oneLease(leaseOf(k.Node)))
 	asked := watchLeases(ctx, k.Client, k.Namespace, oneLease(askLease))
@@ -100,11 +99,11 @@ func (k *PeerKeys) Run(ctx context.Context, set func([][]byte)) error {
 	for wait := time.Second; ctx.Err() == nil; wait = min(2*wait, 30*time.Second) {
 		lease, err := k.publish(ctx)
 		if err != nil {
-			k.Log.Warn("the public key for heartbeats is not published", "err", err, "retry", wait)
+			k.Log.Warn("cannot publish the public key for heartbeats", "err", err, "retry", wait)
 		} else if sealed := lease.Annotations[sealedKeys]; sealed != "" {
 			keys, err := k.open(sealed)
 			if err != nil {
-				k.Log.Warn("waiting for a key of the heartbeats that this node can open", "err", err)
+				k.Log.Warn("waiting for a heartbeat key that this node can open", "err", err)
 			} else if sealed != last {
 				last, wait = sealed, time.Second
 				known = newest(keys, known)
@@ -112,7 +111,7 @@ func (k *PeerKeys) Run(ctx context.Context, set func([][]byte)) error {
 			}
 			if err == nil {
 				if err := k.answer(ctx, asked.lease(askLease), lease, keys); err != nil && ctx.Err() == nil {
-					k.Log.Warn("the writer asked for the key of heartbeats and got no answer", "err", err,
+					k.Log.Warn("cannot answer the writer's request for the heartbeat key", "err", err,
 						"retry", wait)
 				}
 			}
@@ -129,10 +128,10 @@ func (k *PeerKeys) Run(ctx context.Context, set func([][]byte)) error {
 	return ctx.Err()
 }
 
-// answerWithin spreads the answers of all nodes: the writer needs one, and withdraws its request when it has that.
+// answerWithin spreads the answers of all nodes: the writer needs one, and then withdraws its request.
 const answerWithin = 2 * time.Second
 
-// answer seals the keys that this node's Lease has to a writer that asks.
+// answer seals the keys in this node's Lease to a writer that requests them.
 func (k *PeerKeys) answer(ctx context.Context, ask, own *coordinationv1.Lease, keys [][]byte) error {
 	to := askedBy(ask)
 	if to == nil || own.Annotations[answerTo] == ask.Annotations[publicKey] {
@@ -155,7 +154,7 @@ func (k *PeerKeys) answer(ctx context.Context, ask, own *coordinationv1.Lease, k
 	return err
 }
 
-// client is an error of the API, nil where the object is gone.
+// client returns an error of the API; nil if the object does not exist.
 func client(err error) error {
 	if apierrors.IsNotFound(err) {
 		return nil
@@ -167,7 +166,7 @@ func (k *PeerKeys) lease() NodeLease {
 	return NodeLease{Client: k.Client, Namespace: k.Namespace, Node: k.Node}
 }
 
-// newest puts new keys before the previous ones: peers without the new key are still understood.
+// newest puts new keys before the previous ones: peers without the new key can still be decrypted.
 func newest(keys, before [][]byte) [][]byte {
 	out := slices.Clone(keys)
 	for _, b := range before {
@@ -184,7 +183,7 @@ func (k *PeerKeys) publish(ctx context.Context) (*coordinationv1.Lease, error) {
 	return k.lease().Set(ctx, map[string]string{peerLabel: "true"}, map[string]string{publicKey: mine})
 }
 
-// open opens what the writer sealed for this node.
+// open decrypts what the writer sealed for this node.
 func (k *PeerKeys) open(sealed string) ([][]byte, error) {
 	keys, err := openAll(sealed, k.public, k.private)
 	if err != nil {
@@ -193,20 +192,20 @@ func (k *PeerKeys) open(sealed string) ([][]byte, error) {
 	return keys, nil
 }
 
-// sealAll seals keys to a public key: base64, with commas between.
+// sealAll seals keys to a public key, in base64, separated by commas.
 func sealAll(keys [][]byte, to *[32]byte) (string, error) {
 	var out []string
 	for _, key := range keys {
 		b, err := box.SealAnonymous(nil, key, to, rand.Reader)
 		if err != nil {
-			return "", fmt.Errorf("seal a key of heartbeats: %w", err)
+			return "", fmt.Errorf("seal a heartbeat key: %w", err)
 		}
 		out = append(out, base64.StdEncoding.EncodeToString(b))
 	}
 	return strings.Join(out, ","), nil
 }
 
-// openAll opens what sealAll made: 1 to keptKeys keys of 32 bytes.
+// openAll decrypts the result of sealAll: 1 to keptKeys keys of 32 bytes.
 func openAll(sealed string, public, private *[32]byte) (keys [][]byte, err error) {
 	for part := range strings.SplitSeq(sealed, ",") {
 		raw, err := base64.StdEncoding.DecodeString(part)

@@ -230,7 +230,7 @@ func TestAPeerKeyThatCannotBeReadIsNamed(t *testing.T) {
 		var said bytes.Buffer
 		k := &PeerKeys{File: file, Log: slog.New(slog.NewTextHandler(&said, nil))}
 		if err := k.Load(); err != nil || !strings.Contains(said.String(), file) || !strings.Contains(said.String(),
-			"64 hexadecimal digits are allowed") {
+			"allowed: 64 hexadecimal digits") {
 			t.Errorf("%q: %v, said %s", text, err, &said)
 		}
 		again := &PeerKeys{File: file, Log: slog.New(slog.DiscardHandler)}

@@ -92,7 +92,7 @@ func (b *Balancer) writePool(ctx context.Context, name string, s loadbalancer.Po
 	pools := b.Dynamic.Resource(poolResource())
 	have, err := pools.Get(ctx, name, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
-		return nil // it goes, and the watch will say so
+		return nil // deleted; the watch will report it
 	}
 	if err != nil {
 		return fmt.Errorf("AddressPool %s: %w", name, err)

@@ -93,8 +93,8 @@ func (r *NodeReports) read(leases []*coordinationv1.Lease, last map[string]strin
 	r.mu.Unlock()
 }
 
-// DNS returns what most nodes report of their kubelets. known is false while none has; synced says that all Leases
-// have been read.
+// DNS returns what most nodes report of their kubelets. known is false while no node has reported; synced means that
+// all Leases have been read.
 func (r *NodeReports) DNS() (dns KubeletDNS, known, synced bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

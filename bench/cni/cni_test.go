@@ -1,6 +1,5 @@
-// Package cni measures the pod network beside what users run today: the reference
-// plugins bridge and host-local for ADD and DEL, plain routed veths and plain VXLAN
-// for packets.
+// Package cni measures the pod network and compares it with common alternatives: the reference plugins bridge and
+// host-local for ADD and DEL, plain routed veths and plain VXLAN for packets.
 package cni
 
 import (
@@ -44,7 +43,7 @@ type plugin struct {
 	node            *testnet.NS
 }
 
-// call executes the plugin as a runtime does; a runtime's own work is not measured.
+// call executes the plugin like a runtime; the runtime's own work is not measured.
 func (p plugin) call(command, id string, pod *testnet.NS) (out []byte, took time.Duration, err error) {
 	cmd := exec.Command(p.bin)
 	cmd.Env = append([]string{"CNI_COMMAND=" + command, "CNI_CONTAINERID=" + id, "CNI_IFNAME=eth0", "CNI_NETNS=" +
@@ -144,14 +143,15 @@ func uplink(t *testing.T, name, addr string) *testnet.NS {
 	return node
 }
 
-// TestCNI measures all and writes docs/bench-cni.md.
+// TestCNI makes all measurements and writes docs/bench-cni.md.
 func TestCNI(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
 	}
-	page := result.New(result.Docs, "bench-cni", "The pod network, measured")
+	page := result.New(result.Docs, "bench-cni", "Benchmark: pod network")
 	page.Text(
-		"`make bench` made this page: %s. Medians of interleaved runs; a ratio is Wayleave's number by the other's.",
+		"`make bench` generates this page: %s. Medians of interleaved runs; a ratio is Wayleave's value divided by "+
+			"the other's.",
 		result.Machine())
 	t.Run("ADD", func(t *testing.T) { calls(t, page) })
 	t.Run("packets", func(t *testing.T) { packets(t, page) })
@@ -166,7 +166,7 @@ func TestCNI(t *testing.T) {
 type samples struct {
 	add, del [][]float64 // by round
 	rate     []float64   // ADDs a second, atOnce at a time
-	start    []float64   // VERSION, which is the process alone
+	start    []float64   // VERSION: the cost of the process alone
 }
 
 func calls(t *testing.T, page *result.Page) {
@@ -233,7 +233,7 @@ func calls(t *testing.T, page *result.Page) {
 	table(t, page, plugins, got)
 }
 
-// burst has all pods of a node start at once.
+// burst starts all pods of a node at once.
 func burst(t *testing.T, p plugin, round int, made []*testnet.NS) float64 {
 	t.Helper()
 	all := func(command string) time.Duration {
@@ -291,11 +291,11 @@ func table(t *testing.T, page *result.Page, plugins []plugin, got []samples) {
 	add("DEL, median", " ms", true, func(s samples) float64 { return result.Median(part(s.del, 0, pods)) })
 	add(fmt.Sprintf("pods/s, %d at a time", atOnce), "", false,
 		func(s samples) float64 { return result.Median(s.rate) })
-	page.Text("## ADD and DEL\n\n%d rounds of %d pods on a node, one IPv4 address each, each call by executing the "+
+	page.Text("## ADD and DEL\n\n%d rounds of %d pods on a node, one IPv4 address each; each call executes the "+
 		"plugin. Wayleave's lease is synced to disk before ADD answers.", rounds, pods)
 	page.Table(rows)
-	page.Text("Aim for ADD: 1/3. DEL is the kernel's removal of a veth with routes: \"ip link del\" of one takes as " +
-		"long, the agent's own part is 0.5 ms.")
+	page.Text("Target for ADD: 1/3. Most of DEL is the kernel's removal of a veth with routes: \"ip link del\" takes " +
+		"as long; the agent's own part is 0.5 ms.")
 	if err := page.Bars("bench-cni-add", "CNI calls", "milliseconds", labels, series); err != nil {
 		t.Fatal(err)
 	}
@@ -310,7 +310,7 @@ func home(t *testing.T) string {
 	return h
 }
 
-// address is the first of an ADD's result.
+// address returns the first address of an ADD's result.
 func address(out []byte) (netip.Addr, error) {
 	var r struct {
 		IPs []struct{ Address netip.Prefix }

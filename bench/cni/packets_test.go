@@ -22,14 +22,14 @@ const (
 	talk   = 300 * time.Millisecond
 )
 
-// way is a client that reaches a server.
+// way is a client with a path to a server.
 type way struct {
 	name   string
 	client *testnet.NS
 	server netip.Addr
 }
 
-// contest is Wayleave's way beside a plain one.
+// contest compares Wayleave's path with a plain one.
 type contest struct {
 	name         string
 	ours, theirs way
@@ -70,18 +70,18 @@ func packets(t *testing.T, page *result.Page) {
 		}
 		rows = append(rows, row)
 	}
-	page.Text("## Packets\n\nPod to pod by TCP, %d interleaved pairs of %s streams and %s of 1-byte requests; CPU "+
-		"is all that the machine was not idle. The plain side has no nftables and no connection tracking at all.",
+	page.Text("## Packets\n\nPod to pod by TCP, %d interleaved pairs of %s streams and %s of 1-byte requests; CPU is "+
+		"all time in which the machine was not idle. The plain side has neither nftables nor connection tracking.",
 		pairs, stream, talk)
 	page.Table(rows)
-	page.Text("Aim: 0.95. Where the time goes (perf): connection tracking, which Services need, is about half of " +
-		"the difference to plain veths (the plain side with tracking alone reaches 0.93); then the check of " +
-		"source addresses. " +
-		"In VXLAN it is also the rules of table 87, with which pods reach nodes behind routers by the tunnel: the " +
-		"kernel looks up each route rule by rule. They are there only while a node is reached by VXLAN.")
+	page.Text("Target: 0.95. Where the time goes (perf): connection tracking, which Services need, is about half of " +
+		"the difference to plain veths (the plain side with only tracking reaches 0.93); then the check of source " +
+		"addresses. With VXLAN it is also the rules of table 87, by which pods reach nodes behind routers through " +
+		"the tunnel: the kernel evaluates them for each route lookup. They exist only while a node is reached by " +
+		"VXLAN.")
 }
 
-// measure says how much was done per CPU-second.
+// measure returns how much was done per CPU-second.
 func measure(t *testing.T, w way, port string, d time.Duration, fn func(net.Conn, time.Time) (float64, error)) float64 {
 	t.Helper()
 	c, err := w.client.Dial("tcp", net.JoinHostPort(w.server.String(), port), 2*time.Second)
@@ -124,7 +124,7 @@ func pingPong(c net.Conn, until time.Time) (n float64, err error) {
 	return n, nil
 }
 
-// serve answers both kinds of measure in a namespace.
+// serve answers both kinds of requests in a namespace.
 func serve(ns *testnet.NS) {
 	ns.Serve("tcp", ":81", func(c net.Conn) {
 		buf := make([]byte, 256<<10)
@@ -147,7 +147,7 @@ func serve(ns *testnet.NS) {
 	})
 }
 
-// busy is the time in seconds that the machine's CPUs have worked, from /proc/stat.
+// busy returns the seconds that the machine's CPUs have worked, from /proc/stat.
 func busy(t *testing.T) float64 {
 	t.Helper()
 	raw, err := os.ReadFile("/proc/stat")
@@ -163,7 +163,7 @@ func busy(t *testing.T) float64 {
 	return (user + nice + system + irq + softirq) / 100
 }
 
-// ours is a way through Wayleave: two pods on two nodes, or on one.
+// ours is a path through Wayleave: two pods on two nodes, or on one.
 func ours(t *testing.T, bin string, mode routes.Mode, local bool) way {
 	t.Helper()
 	a, b := testnet.New(t, "node1"), testnet.New(t, "node2")
@@ -197,7 +197,7 @@ func ours(t *testing.T, bin string, mode routes.Mode, local bool) way {
 	return way{"Wayleave " + string(mode), client, to}
 }
 
-// plain is what a kernel does for a pair of pods and nothing else.
+// plain is a path that the kernel provides for a pair of pods, without Wayleave.
 func plain(t *testing.T, vxlan, local bool) way {
 	t.Helper()
 	a, b := testnet.New(t, "plain1"), testnet.New(t, "plain2")

@@ -8,12 +8,12 @@ import (
 	"github.com/miekg/dns"
 )
 
-// reply is what one contestant said: the datagram, and all records, by TCP when that was cut.
+// reply is a contestant's answer: the datagram, and all records, by TCP if the datagram was truncated.
 type reply struct {
 	udp, full *dns.Msg
 }
 
-// parts of a reply that are compared one by one.
+// Parts of a reply that are compared separately.
 const (
 	partRcode     = "rcode"
 	partAA        = "AA"
@@ -27,7 +27,7 @@ const (
 	partOPT       = "OPT"
 )
 
-// differ lists the parts that differ.
+// differ returns the parts that differ.
 func differ(theirs, ours reply) (parts []string) {
 	note := func(part string, differs bool) {
 		if differs {
@@ -43,7 +43,7 @@ func differ(theirs, ours reply) (parts []string) {
 		return fmt.Sprint(m.Response, m.Opcode, m.RecursionDesired, m.Zero, m.AuthenticatedData, m.CheckingDisabled)
 	}
 	note(partFlags, flags(a) != flags(b))
-	note(partQuestion, !slices.Equal(a.Question, b.Question)) // letter by letter
+	note(partQuestion, !slices.Equal(a.Question, b.Question)) // including the letter case
 	note(partAnswer, !slices.Equal(records(a.Answer), records(b.Answer)))
 	note(partAuthority, !slices.Equal(records(a.Ns), records(b.Ns)))
 	note(partExtra, !slices.Equal(records(a.Extra), records(b.Extra)))
@@ -51,8 +51,8 @@ func differ(theirs, ours reply) (parts []string) {
 	return parts
 }
 
-// records are those of a section as sorted text: the order is turned by both. A serial number
-// is a time, and the times to live of the outside world count down.
+// records returns those of a section as sorted text: both servers rotate the order. A serial number is a time, and TTLs
+// of external names count down.
 func records(section []dns.RR) (list []string) {
 	for _, rr := range section {
 		if rr.Header().Rrtype == dns.TypeOPT {
@@ -71,12 +71,12 @@ func records(section []dns.RR) (list []string) {
 	return list
 }
 
-// outsideRecord says whether a record came from the upstream server.
+// outsideRecord reports whether a record came from the upstream server.
 func outsideRecord(rr dns.RR) bool {
 	return dns.IsSubDomain("example.org.", strings.ToLower(rr.Header().Name))
 }
 
-// options is the EDNS0 part; the size of datagrams that a server takes is its own matter.
+// options returns the EDNS0 part, without the size of datagrams, which each server chooses.
 func options(m *dns.Msg) string {
 	opt := m.IsEdns0()
 	if opt == nil {
@@ -85,7 +85,7 @@ func options(m *dns.Msg) string {
 	return fmt.Sprint("version ", opt.Version(), " DO ", opt.Do(), " options ", len(opt.Option))
 }
 
-// show is a reply for people.
+// show formats a reply for people.
 func show(r reply) string {
 	m := r.full
 	var b strings.Builder

@@ -1,5 +1,5 @@
-// Package dns puts CoreDNS beside Wayleave's cluster DNS: the same API server, the same
-// queries; every difference is judged, and both are measured.
+// Package dns compares Wayleave's cluster DNS with CoreDNS: with the same API server and the same queries, it checks
+// every difference, and measures both.
 package dns
 
 import (
@@ -26,13 +26,12 @@ const (
 	server   = "10.96.0.10:53" // in each namespace
 	master   = "http://127.0.0.1:6443"
 	upstream = "127.0.0.1:5300"
-	// outsideTTL is that of all that the upstream server tells, below the 30 s at which
-	// kubeadm's CoreDNS cuts times to live.
+	// outsideTTL is the TTL of the upstream server's records, below the 30 s to which kubeadm's CoreDNS cuts TTLs.
 	outsideTTL = 20
 )
 
-// corefile is kubeadm's, with an API server by address, no check for loops, and all
-// listeners in the namespace.
+// corefile is kubeadm's, with the API server's address, without the check for loops, and with all listeners in the
+// namespace.
 const corefile = `.:53 {
     errors
     health 127.0.0.1:8080 {
@@ -57,10 +56,10 @@ const corefile = `.:53 {
 }
 `
 
-// programs are the paths of what is started.
+// programs are the paths of the started programs.
 type programs struct{ ours, coredns string }
 
-// build makes both, CoreDNS from its module or the lab's cache.
+// build builds both, CoreDNS from its module or the lab's cache.
 func buildPrograms(t *testing.T) (p programs) {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -72,7 +71,7 @@ func buildPrograms(t *testing.T) (p programs) {
 	}
 	cache := &build.Cache{Dir: filepath.Join(home, ".cache", "wayleave-lab"), Progress: progress.New(os.Stderr),
 		Log: os.Stderr}
-	unlock, err := cache.Lock(t.Context()) // a lab may be building the same
+	unlock, err := cache.Lock(t.Context()) // a lab may be building the same program
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -94,16 +93,16 @@ func buildPrograms(t *testing.T) (p programs) {
 type contestant struct {
 	name string
 	ns   *testnet.NS
-	// all are its processes; the first one answers.
+	// all are its processes; the first one is the server.
 	all []*kubeproxy.Process
 }
 
-// place makes a namespace with the server's address, the API and an upstream server.
+// place creates a namespace with the server's address, the API and an upstream server.
 func place(t *testing.T, name string, api *fakeapi.Server) *contestant {
 	t.Helper()
 	c := &contestant{name: name, ns: testnet.New(t, name)}
 	c.ns.Addr("lo", "10.96.0.10/32")
-	c.ns.Addr("lo", "10.244.0.2/32") // an endpoint of kube-dns: CoreDNS looks for itself there
+	c.ns.Addr("lo", "10.244.0.2/32") // an endpoint of kube-dns, where CoreDNS expects itself
 	l := c.ns.Listen("tcp", "127.0.0.1:6443")
 	go func() { _ = api.Serve(l) }()
 	t.Cleanup(func() { l.Close() })
@@ -111,7 +110,7 @@ func place(t *testing.T, name string, api *fakeapi.Server) *contestant {
 	return c
 }
 
-// startOurs starts the agent's part and the server.
+// startOurs starts the agent and the server.
 func (p programs) startOurs(t *testing.T, api *fakeapi.Server, agentArgs ...string) *contestant {
 	t.Helper()
 	return p.startOursBehind(t, api, nil, agentArgs...)
@@ -143,8 +142,8 @@ func (p programs) startCoreDNS(t *testing.T, api *fakeapi.Server, text string, p
 	return c
 }
 
-// outside is the rest of the Internet: what is below example.org exists, but for names that begin
-// with "missing"; those that begin with "alias" point at another.
+// outside is the upstream server for external names: names below example.org exist, except those that begin with
+// "missing"; those that begin with "alias" are CNAMEs.
 func outside(t *testing.T, ns *testnet.NS) {
 	handler := dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
 		if err := w.WriteMsg(outsideAnswer(q)); err != nil {
@@ -209,13 +208,13 @@ func outsideAnswer(q *dns.Msg) *dns.Msg {
 	return m
 }
 
-// asker asks one contestant, by one connection for each network that it keeps.
+// asker sends queries to one contestant, over one connection per network.
 type asker struct {
 	c        *contestant
 	udp, tcp *dns.Conn
 }
 
-// ask returns the answer, and when a datagram was cut, what TCP says, too.
+// ask returns the answer, and if the datagram was truncated, that by TCP, too.
 func (a *asker) ask(q *dns.Msg) (udp, tcp *dns.Msg, err error) {
 	if udp, err = a.over("udp", &a.udp, q); err != nil || !udp.Truncated {
 		return udp, nil, err
@@ -226,7 +225,7 @@ func (a *asker) ask(q *dns.Msg) (udp, tcp *dns.Msg, err error) {
 
 func (a *asker) over(network string, conn **dns.Conn, q *dns.Msg) (*dns.Msg, error) {
 	var errs []error
-	for range 3 { // a connection that asked much is closed by servers
+	for range 3 { // servers close connections after many queries
 		if *conn == nil {
 			c, err := a.c.ns.Dial(network, server, time.Second)
 			if err != nil {
@@ -257,7 +256,7 @@ func exchange(conn *dns.Conn, q *dns.Msg) (*dns.Msg, error) {
 		if err != nil {
 			return nil, err
 		}
-		if got.Id == q.Id { // else it is a late one
+		if got.Id == q.Id { // otherwise it is a late one
 			return got, nil
 		}
 	}

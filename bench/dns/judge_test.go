@@ -15,11 +15,11 @@ import (
 	"wayleave.dev/lab/build"
 )
 
-// enough is how many queries the comparison has at the least.
+// enough is the minimum number of compared queries.
 const enough = 5000
 
-// TestJudge asks CoreDNS and Wayleave the same of the same objects. What differs must be in the
-// list of rules, and every rule must be of use; docs/dns-judge.md is made of them.
+// TestJudge sends equal queries to CoreDNS and Wayleave with the same objects. Each difference must match a rule, and
+// each rule must match a difference; docs/dns-judge.md is generated from them.
 func TestJudge(t *testing.T) {
 	p := buildPrograms(t)
 	s := newSnapshot(1)
@@ -45,15 +45,15 @@ type judge struct {
 	objects      int
 	theirs, ours asker
 	asked, cut   int
-	same, nearly int // in every part, and in all but the bits of the header
+	same, nearly int // in every part, and in all parts except header bits
 	used         map[string]int
 	cluster      *index
-	missing      map[string]bool // names that CoreDNS has no A of, nor anything else
+	missing      map[string]bool // names for which CoreDNS has neither A nor other records
 	example      map[string]string
 	unexplained  []string
 }
 
-// put asks both one query.
+// put sends a query to both.
 func (j *judge) put(q *dns.Msg) error {
 	a, err := question(&j.theirs, q)
 	if err != nil {
@@ -82,7 +82,7 @@ func question(a *asker, q *dns.Msg) (r reply, err error) {
 	return r, err
 }
 
-// weigh looks for the rule of each part that differs.
+// weigh finds the rule for each part that differs.
 func (j *judge) weigh(q *dns.Msg, theirs, ours reply) {
 	parts := differ(theirs, ours)
 	if len(parts) == 0 {
@@ -125,19 +125,19 @@ func (j *judge) weigh(q *dns.Msg, theirs, ours reply) {
 	}
 }
 
-// report fails the test for what no rule explains, and for rules that explain nothing.
+// report fails the test for differences without a rule, and for rules without a difference.
 func (j *judge) report(t *testing.T) {
 	t.Logf("%d queries, %d the same, %d cut", j.asked, j.same, j.cut)
 	if j.asked < enough {
-		t.Errorf("%d queries; %d were promised", j.asked, enough)
+		t.Errorf("%d queries; want %d", j.asked, enough)
 	}
 	for _, r := range j.rules {
 		if j.used[r.title] == 0 {
-			t.Errorf("nothing differs as rule %q says: take it out", r.title)
+			t.Errorf("rule %q matches no difference: remove it", r.title)
 		}
 		t.Logf("rule %q: %d", r.title, j.used[r.title])
 	}
-	if file := os.Getenv("WAYLEAVE_JUDGE_ALL"); file != "" { // all of them, to be looked through
+	if file := os.Getenv("WAYLEAVE_JUDGE_ALL"); file != "" { // all of them, for inspection
 		if err := os.WriteFile(file, []byte(strings.Join(j.unexplained, "\n")), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -156,21 +156,21 @@ func (j *judge) report(t *testing.T) {
 	}
 }
 
-// write makes docs/dns-judge.md.
+// write generates docs/dns-judge.md.
 func (j *judge) write(t *testing.T) {
 	t.Helper()
-	page := result.New(result.Docs, "dns-judge", "The same queries, put to CoreDNS")
-	page.Text("`cd bench && go test -count=1 -run TestJudge ./dns` made this page. CoreDNS %s with kubeadm's "+
+	page := result.New(result.Docs, "dns-judge", "Comparison with CoreDNS")
+	page.Text("`cd bench && go test -count=1 -run TestJudge ./dns` generates this page. CoreDNS %s with kubeadm's "+
 		"Corefile and Wayleave follow one API server with the same %d objects: ClusterIPs of one and both families, "+
-		"headless Services with and without hostnames, endpoints not ready and ending, ExternalNames in chains and "+
-		"loops, long answers, odd names. Both are asked the same %d queries, %d types of every name, some with "+
-		"letters turned up, EDNS0 or rare flags; answers that are cut are asked for by TCP. Compared are the code, "+
-		"the bits, the question and every record of every section with its TTL; the order of records is not (both "+
-		"turn it), nor serial numbers.",
+		"headless Services with and without hostnames, unready and terminating endpoints, ExternalNames in chains "+
+		"and loops, long answers, unusual names. Both get the same %d queries, %d types for every name, some with "+
+		"mixed letter case, EDNS0 or rare flags; truncated answers are queried again by TCP. The test compares the "+
+		"code, the header bits, the question and every record of every section with its TTL; it ignores the order "+
+		"of records (both rotate them) and serial numbers.",
 		build.CoreDNSVersion, j.objects, j.asked, len(types()))
-	page.Text("%d replies are the same in all that, %d more but for bits of the header. Whatever else differs is in "+
-		"these tables with what decides. The test fails for a difference that is in none, and for a row that "+
-		"nothing shows any more.", j.same, j.nearly)
+	page.Text("%d replies are equal in all of this, %d more except for header bits. These tables list all other "+
+		"differences with the rule that decides them. The test fails for a difference that is not listed, and for a "+
+		"row without an example.", j.same, j.nearly)
 	for _, open := range []bool{false, true} {
 		rows := [][]string{{"what", "CoreDNS", "Wayleave", "what decides", "replies", "for example"}}
 		for _, r := range j.rules {
@@ -186,7 +186,7 @@ func (j *judge) write(t *testing.T) {
 			true: "Differences that Wayleave has to end"}[open])
 		page.Table(rows)
 	}
-	if old, err := os.ReadFile(filepath.Join(result.Docs, "dns-judge.md")); err == nil { // the other test's part stays
+	if old, err := os.ReadFile(filepath.Join(result.Docs, "dns-judge.md")); err == nil { // keep the other test's part
 		if _, part, ok := strings.Cut(string(old), oddSection); ok {
 			page.Text("%s", oddSection+strings.TrimRight(part, "\n"))
 		}

@@ -23,9 +23,9 @@ import (
 	"wayleave.dev/lab/build"
 )
 
-// TestOddJudge puts the same queries to CoreDNS and Wayleave before servers with odd habits, a domain for each. What
-// differs must be in the list of rules, and every rule must be of use; the second part of docs/dns-judge.md is made
-// of them.
+// TestOddJudge sends equal queries to CoreDNS and Wayleave with upstream servers that have odd habits, a domain for
+// each. Each difference must match a rule, and each rule must match a difference; the second part of docs/dns-judge.md
+// is generated from them.
 func TestOddJudge(t *testing.T) {
 	p := buildPrograms(t)
 	s := newSnapshot(1)
@@ -81,8 +81,8 @@ func startOdd(t *testing.T, ns *testnet.NS, h odddns.Habit, addr string) {
 	t.Cleanup(s.Close)
 }
 
-// oddQueries are names and types of a habit's domain in all that clients do with them: fewer where every answer takes
-// seconds, or never comes.
+// oddQueries are names and types of a habit's domain with the usual variations of clients: fewer if every answer takes
+// seconds, or never arrives.
 func oddQueries(h odddns.Habit, r *rand.Rand) (list []*dns.Msg) {
 	n := 110
 	switch {
@@ -129,7 +129,7 @@ type oddJudge struct {
 	lost        []string
 }
 
-// oddCase is a query that was answered in two ways.
+// oddCase is a query with two answers.
 type oddCase struct {
 	habit        odddns.Habit
 	q            *dns.Msg
@@ -178,7 +178,7 @@ func (j *oddJudge) put(_ context.Context, h odddns.Habit, q *dns.Msg, theirs, ou
 	return nil
 }
 
-// tells says whether an answer has records of the name that was asked for.
+// tells reports whether an answer has records of the queried name.
 func (c oddCase) tells(m *dns.Msg) bool {
 	return slices.ContainsFunc(m.Answer, func(rr dns.RR) bool {
 		return strings.EqualFold(rr.Header().Name,
@@ -186,7 +186,7 @@ func (c oddCase) tells(m *dns.Msg) bool {
 	})
 }
 
-// patiently asks by UDP: CoreDNS takes up to ten seconds. That no answer comes is SERVFAIL.
+// patiently queries by UDP: CoreDNS takes up to ten seconds. No answer counts as SERVFAIL.
 func patiently(a *asker, q *dns.Msg) (*dns.Msg, error) {
 	conn, err := a.c.ns.Dial("udp", server, time.Second)
 	if err != nil {
@@ -210,7 +210,7 @@ func patiently(a *asker, q *dns.Msg) (*dns.Msg, error) {
 	return got, nil
 }
 
-// parts are what differs: the code, the records by name, type and data, and bits.
+// parts returns what differs: the code, the records by name, type and data, and bits.
 func (c oddCase) parts() (parts []string) {
 	note := func(part string, differs bool) {
 		if differs {
@@ -232,7 +232,7 @@ func (c oddCase) parts() (parts []string) {
 	return parts
 }
 
-// timeless is records without TTL and letter case, sorted.
+// timeless returns records without TTL and letter case, sorted.
 func timeless(section []dns.RR) (out []string) {
 	for _, rr := range section {
 		if rr.Header().Rrtype == dns.TypeOPT {
@@ -252,11 +252,11 @@ const oddSection = "## Servers with odd habits"
 func (j *oddJudge) report(t *testing.T, habits int) {
 	t.Logf("%d queries, %d the same", j.asked, j.same)
 	if j.asked < enough {
-		t.Errorf("%d queries; %d were promised", j.asked, enough)
+		t.Errorf("%d queries; want %d", j.asked, enough)
 	}
 	for _, r := range j.rules {
 		if j.used[r.title] == 0 {
-			t.Errorf("nothing differs as rule %q says: take it out", r.title)
+			t.Errorf("rule %q matches no difference: remove it", r.title)
 		}
 	}
 	byHabit := map[string]int{}
@@ -269,7 +269,7 @@ func (j *oddJudge) report(t *testing.T, habits int) {
 	if len(byHabit) > 0 {
 		t.Errorf("%d differences that no rule explains: %v", len(j.unexplained), byHabit)
 	}
-	if file := os.Getenv("WAYLEAVE_JUDGE_ALL"); file != "" { // all of them, to be looked through
+	if file := os.Getenv("WAYLEAVE_JUDGE_ALL"); file != "" { // all of them, for inspection
 		if err := os.WriteFile(file, []byte(strings.Join(j.unexplained, "\n")+fmt.Sprint("\n", j.used)),
 			0o600); err != nil {
 			t.Fatal(err)
@@ -286,11 +286,12 @@ func (j *oddJudge) report(t *testing.T, habits int) {
 func (j *oddJudge) write(t *testing.T, habits int) {
 	t.Helper()
 	page := result.Section(oddSection)
-	page.Text("`cd bench && go test -count=1 -run TestOddJudge ./dns` made this part. CoreDNS %s with its `forward` "+
-		"plugin and Wayleave with `dns.stubDomains` ask the same %d servers, each with one habit of old and broken "+
-		"ones (`internal/odddns`). Both are put the same %d queries by UDP: names that are there, missing, aliases "+
-		"and long ones, with and without EDNS0, letters and flags. %d replies are the same, but for TTLs and the "+
-		"letter case of names. There is no query for which CoreDNS has records of the name and Wayleave has none.",
+	page.Text("`cd bench && go test -count=1 -run TestOddJudge ./dns` generates this part. CoreDNS %s with its "+
+		"`forward` plugin and Wayleave with `dns.stubDomains` use the same %d upstream servers, each with one habit "+
+		"of old or broken servers (`internal/odddns`). Both get the same %d queries by UDP: existing and missing "+
+		"names, aliases and long names, with and without EDNS0, mixed letter case and flags. %d replies are equal, "+
+		"except for TTLs and the letter case of names. There is no query for which CoreDNS has records of the name "+
+		"and Wayleave has none.",
 		build.CoreDNSVersion, habits, j.asked, j.same)
 	rows := [][]string{{"what", "CoreDNS", "Wayleave", "what decides", "replies", "for example"}}
 	for _, r := range j.rules {

@@ -12,17 +12,17 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 )
 
-// types are those that are asked of every name.
+// types are the queried types of every name.
 func types() []uint16 {
 	return []uint16{dns.TypeA, dns.TypeAAAA, dns.TypeSRV, dns.TypePTR, dns.TypeCNAME, dns.TypeTXT,
 		dns.TypeNS, dns.TypeSOA,
 		dns.TypeMX, dns.TypeANY, dns.TypeHTTPS, dns.TypeCAA, dns.TypeDS}
 }
 
-// label is the name that CoreDNS and we make of an address.
+// label is the name of an address, as in CoreDNS and Wayleave.
 func label(addr string) string { return strings.NewReplacer(".", "-", ":", "-").Replace(addr) }
 
-// names are all that is worth asking of a snapshot, sorted.
+// names returns all interesting names of a snapshot, sorted.
 func (s *snapshot) names() []string {
 	set := map[string]bool{}
 	add := func(format string, args ...any) { set[fmt.Sprintf(format, args...)] = true }
@@ -68,7 +68,7 @@ func (s *snapshot) names() []string {
 		}
 	}
 	s.fixed(set)
-	for name := range set { // an unnamed port makes names that are none
+	for name := range set { // an unnamed port gives invalid names
 		if _, ok := dns.IsDomainName(name); !ok || strings.Contains(name, "..") || strings.HasPrefix(name, ".") {
 			delete(set, name)
 		}
@@ -76,7 +76,7 @@ func (s *snapshot) names() []string {
 	return slices.Sorted(maps.Keys(set))
 }
 
-// reverse adds the name of an address, and what is around it.
+// reverse adds the name of an address, and neighbouring names.
 func (s *snapshot) reverse(set map[string]bool, addr string) {
 	name, err := dns.ReverseAddr(addr)
 	if err != nil {
@@ -89,7 +89,7 @@ func (s *snapshot) reverse(set map[string]bool, addr string) {
 	}
 }
 
-// fixed adds names that are of no object.
+// fixed adds names without an object.
 func (s *snapshot) fixed(set map[string]bool) {
 	for _, n := range []string{"", "svc.", "pod.", "default.svc.", "empty.svc.", "missing.svc.", "deleted.svc.",
 		"prod.svc.", "svc.svc.", "pod.svc.",
@@ -121,7 +121,7 @@ func (s *snapshot) fixed(set map[string]bool) {
 	}
 }
 
-// mixed turns letters up at random (RFC 4343: they mean the same).
+// mixed changes letters to upper case at random (RFC 4343: names are equal regardless of case).
 func mixed(r *rand.Rand, name string) string {
 	b := []byte(name)
 	for i, c := range b {
@@ -132,8 +132,7 @@ func mixed(r *rand.Rand, name string) string {
 	return string(b)
 }
 
-// queries are every type of every name, some with letters turned up, with EDNS0, or with
-// flags that clients rarely set.
+// queries returns every type of every name, some with mixed letter case, with EDNS0, or with rare flags.
 func (s *snapshot) queries() (list []*dns.Msg) {
 	for _, name := range s.names() {
 		for _, qtype := range types() {

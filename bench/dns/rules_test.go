@@ -8,18 +8,18 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// difference is a query that was answered in two ways.
+// difference is a query with two answers.
 type difference struct {
 	q            *dns.Msg
 	name         string // in lower case
 	qtype        uint16
 	theirs, ours reply
 	cluster      *index
-	// missing says that CoreDNS itself had no such name when it was asked for type A.
+	// missing means that CoreDNS itself answered a query of type A for the name with NXDOMAIN.
 	missing bool
 }
 
-// rule is one kind of difference, and what decides.
+// rule is one kind of difference, with what decides it.
 type rule struct {
 	title   string
 	parts   []string
@@ -27,13 +27,13 @@ type rule struct {
 	coredns string
 	ours    string
 	decides string
-	// open is a difference that is ours to end.
+	// open marks a fault of Wayleave.
 	open bool
 }
 
 func (r rule) part(p string) bool { return slices.Contains(r.parts, p) }
 
-// content are the parts that tell what there is.
+// content are the parts with records.
 func content() []string {
 	return []string{partRcode, partAA, partAnswer, partAuthority, partExtra}
 }
@@ -52,7 +52,7 @@ func rules() []rule {
 	return slices.Concat(messageRules(), nameRules(), serviceRules(), aliasRules(), reverseRules())
 }
 
-// messageRules are about the message, whatever was asked.
+// messageRules are about the message, independent of the query.
 func messageRules() []rule {
 	return []rule{
 		{title: "RA in the cluster's names", parts: []string{partRA},
@@ -94,7 +94,7 @@ func messageRules() []rule {
 	}
 }
 
-// fold is the records of a reply without regard to the case of letters.
+// fold returns the records of a reply in lower case.
 func fold(r reply) string {
 	text := func(list []dns.RR) string {
 		var lower []dns.RR
@@ -111,7 +111,7 @@ func fold(r reply) string {
 
 func mixedCase(name string) bool { return strings.ToLower(name) != name }
 
-// nameRules are about names that exist for one of both.
+// nameRules are about names that exist in only one of both.
 func nameRules() []rule {
 	return []rule{
 		{title: "SOA of a name that is not there", parts: content(),
@@ -219,7 +219,7 @@ func serviceRules() []rule {
 	}
 }
 
-// weightless is the SRV records without their weights.
+// weightless returns the SRV records without their weights.
 func weightless(section []dns.RR) string {
 	var list []dns.RR
 	for _, rr := range section {
@@ -302,7 +302,7 @@ func hasAddress(r reply) bool {
 	})
 }
 
-// foldedChain is an answer without times to live and letter case.
+// foldedChain returns an answer without TTLs and letter case.
 func foldedChain(r reply) string {
 	var list []dns.RR
 	for _, rr := range r.full.Answer {
@@ -313,7 +313,7 @@ func foldedChain(r reply) string {
 	return strings.ToLower(fold(reply{full: &dns.Msg{Answer: list}}))
 }
 
-// lower says that no TTL of a chain is above the other's.
+// lower reports whether no TTL of a chain exceeds the other's.
 func lower(a, b reply) bool {
 	least := func(r reply) uint32 {
 		ttl := uint32(1 << 31)
@@ -359,7 +359,7 @@ func reverseRules() []rule {
 	}
 }
 
-// index is what the names of a snapshot are.
+// index is the meaning of the names of a snapshot.
 type index struct {
 	bases   map[string]*corev1.Service
 	between map[string]bool
@@ -400,14 +400,14 @@ func newIndex(s *snapshot) *index {
 
 func headless(o *corev1.Service) bool { return o.Spec.ClusterIP == corev1.ClusterIPNone }
 
-// endpointOf says whether a name is of a ready endpoint of a Service that is headless, or not.
+// endpointOf reports whether a name is that of a ready endpoint of a Service that is headless, or not.
 func (x *index) endpointOf(name string, ofHeadless bool) bool {
 	_, base, _ := strings.Cut(name, ".")
 	o := x.bases[base]
 	return o != nil && o.Spec.Type != corev1.ServiceTypeExternalName && headless(o) == ofHeadless && x.ready[name]
 }
 
-// port says how a name is of a port that a Service has: "strict", "loose" or "".
+// port returns how a name refers to a port of a Service: "strict", "loose" or "".
 func (x *index) port(name string) string {
 	parts := strings.SplitN(name, ".", 3)
 	if len(parts) < 3 || x.bases[parts[2]] == nil {
@@ -425,7 +425,7 @@ func (x *index) port(name string) string {
 	return ""
 }
 
-// alias says whether a name is an ExternalName's.
+// alias reports whether a name is an ExternalName's.
 func (x *index) alias(name string) bool {
 	o := x.bases[name]
 	return o != nil && o.Spec.Type == corev1.ServiceTypeExternalName

@@ -12,7 +12,7 @@ import (
 	"k8s.io/utils/ptr"
 )
 
-// snapshot is a cluster's worth of objects, the common and the odd, and what there is to ask.
+// snapshot is a cluster's objects, common and odd ones, with the names to query.
 type snapshot struct {
 	rand     *rand.Rand
 	objects  []metav1.Object
@@ -21,7 +21,7 @@ type snapshot struct {
 	nextVIP  int
 }
 
-// lastService is put last: who knows it knows all.
+// lastService is written last: a server that knows it knows all.
 const lastService = "zz-last.default.svc." + domain
 
 func newSnapshot(seed uint64) *snapshot {
@@ -42,7 +42,7 @@ func newSnapshot(seed uint64) *snapshot {
 	return s
 }
 
-// all are the objects in an order in which an API server may show them.
+// all returns the objects in an order in which an API server may send them.
 func (s *snapshot) all() []metav1.Object {
 	list := s.objects
 	for _, e := range s.slices {
@@ -54,7 +54,7 @@ func (s *snapshot) all() []metav1.Object {
 	return list
 }
 
-// service adds one with addresses, none for a headless one.
+// service adds a Service with addresses, or a headless one without.
 func (s *snapshot) service(ns, name string, ips ...string) *corev1.Service {
 	o := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name},
 		Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeClusterIP}}
@@ -75,7 +75,7 @@ func (s *snapshot) external(ns, name, target string) {
 		Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeExternalName, ExternalName: target}})
 }
 
-// slice adds one of a service, with its ports under the same numbers.
+// slice adds an EndpointSlice of a Service, with its ports under the same numbers.
 func (s *snapshot) slice(o *corev1.Service, endpoints ...discoveryv1.Endpoint) *discoveryv1.EndpointSlice {
 	e := &discoveryv1.EndpointSlice{
 		ObjectMeta: metav1.ObjectMeta{Namespace: o.Namespace, Name: fmt.Sprintf("%.40s-%d", o.Name, len(s.slices)),
@@ -93,7 +93,7 @@ func (s *snapshot) slice(o *corev1.Service, endpoints ...discoveryv1.Endpoint) *
 	return e
 }
 
-// ep is an endpoint that is ready; flags are "unready", "serving", "nil" or a hostname.
+// ep returns a ready endpoint; flags are "unready", "serving", "nil" or a hostname.
 func ep(addr string, flags ...string) discoveryv1.Endpoint {
 	e := discoveryv1.Endpoint{Addresses: []string{addr}, Conditions: discoveryv1.EndpointConditions{
 		Ready: ptr.To(true)}}
@@ -164,7 +164,7 @@ func (s *snapshot) headless() {
 	boot := s.service("prod", "bootstrap")
 	boot.Spec.PublishNotReadyAddresses = true
 	s.port(boot, "gossip", udp, 7946)
-	// The controller says ready for all pods of such a service.
+	// The controller reports all pods of such a Service as ready.
 	s.slice(boot, ep("10.244.2.20", "node-0"), ep("10.244.2.21", "node-1"))
 	none := s.service("prod", "nobody")
 	s.port(none, "http", tcp, 80)
@@ -229,7 +229,7 @@ func (s *snapshot) externalNames() {
 	} {
 		s.external("prod", e[0], e[1])
 	}
-	ports := s.services[len(s.services)-1] // the API allows ports, which mean nothing
+	ports := s.services[len(s.services)-1] // the API allows ports, which have no meaning
 	s.port(ports, "http", corev1.ProtocolTCP, 80)
 }
 
@@ -246,7 +246,7 @@ func (s *snapshot) odd() {
 	orphan := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "prod", Name: "orphan"}}
 	s.slice(orphan, ep("10.244.4.1", "lost")).Ports = []discoveryv1.EndpointPort{{Name: ptr.To("http"),
 		Port: ptr.To[int32](80), Protocol: ptr.To(tcp)}}
-	// Of a namespace that the API does not have (any more).
+	// Of a namespace that the API no longer has.
 	lost := s.service("deleted", "left-over", "10.96.2.100")
 	s.port(lost, "http", tcp, 80)
 	s.service("prod", "no-ports", "10.96.2.101")
@@ -255,7 +255,7 @@ func (s *snapshot) odd() {
 	s.slice(label, ep("10.244.4.10", "svc"), ep("10.244.4.11", "10-244-4-12"), ep("10.244.4.12"))
 }
 
-// random is one of any kind.
+// random adds a Service of a random kind.
 func (s *snapshot) random(i int) {
 	protocols := []corev1.Protocol{corev1.ProtocolTCP, corev1.ProtocolUDP, corev1.ProtocolSCTP}
 	var ips []string

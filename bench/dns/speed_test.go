@@ -28,19 +28,19 @@ import (
 
 const (
 	changeRate = 1000 // endpoint changes a second
-	// paceRate is the load for latencies, in queries a second: far below what either can do.
+	// paceRate is the load for latencies, in queries per second: far below the capacity of both.
 	paceRate = 1000
-	// headlessOf says which Services are headless: one of so many.
+	// headlessOf is the share of headless Services: one of so many.
 	headlessOf = 10
 )
 
-// effort is how long and how often.
+// effort is the duration and number of runs.
 type effort struct {
 	full, pace time.Duration // of one run at full speed and of one at paceRate
 	rounds     int
 }
 
-// howMuch is the effort: WAYLEAVE_BENCH_SHORT=1 is for a first look, in under 5 minutes.
+// howMuch returns the effort: WAYLEAVE_BENCH_SHORT=1 gives a first impression in under 5 minutes.
 func howMuch() effort {
 	if os.Getenv("WAYLEAVE_BENCH_SHORT") != "" {
 		return effort{full: 2 * time.Second, pace: 2 * time.Second, rounds: 1}
@@ -50,7 +50,7 @@ func howMuch() effort {
 
 func speedSizes() []int { return []int{10, 1000, 10000} }
 
-// load is what is asked, and whether the API changes meanwhile.
+// load is the queries, and whether the API changes meanwhile.
 type load struct {
 	name   string
 	churn  bool
@@ -91,12 +91,12 @@ func outsiders(int) (lines []string) {
 	return lines
 }
 
-// measured is what one run showed.
+// measured is the result of one run.
 type measured struct {
 	size          int
 	load, program string
-	cpu           float64 // µs for a query, of all processes
-	rate          float64 // queries answered a second
+	cpu           float64 // µs per query, of all processes
+	rate          float64 // answered queries per second
 	lost          float64 // share of queries without an answer
 	p50, p99      float64 // µs at paceRate
 }
@@ -125,14 +125,14 @@ type side struct {
 	api *fakeapi.Server
 }
 
-// measureSize starts both, and asks them in turn.
+// measureSize starts both, and measures them in turn.
 func measureSize(t *testing.T, p programs, e effort, size int) (list []measured) {
 	var sides []side
 	for i := range 2 {
 		api := fakeapi.New()
 		t.Cleanup(api.Close)
 		populate(api, size)
-		one := []string{"nice", "-n", "-10", "taskset", "-c", "0"} // a core for each, and the other for who asks
+		one := []string{"nice", "-n", "-10", "taskset", "-c", "0"} // a core for each server, the other for dnsperf
 		if i == 0 {
 			sides = append(sides, side{p.startOursBehind(t, api, one), api})
 		} else {
@@ -192,7 +192,7 @@ func benchService(name string, i int) *corev1.Service {
 		Ports: []corev1.ServicePort{{Name: "http", Port: 80, Protocol: corev1.ProtocolTCP}}}}
 }
 
-// benchSlice has 10 endpoints; the last one's address depends on the turn.
+// benchSlice has 10 endpoints; the last one's address depends on the round.
 func benchSlice(i, turn int) *discoveryv1.EndpointSlice {
 	name := fmt.Sprintf("svc-%d", i)
 	s := &discoveryv1.EndpointSlice{
@@ -212,7 +212,7 @@ func benchSlice(i, turn int) *discoveryv1.EndpointSlice {
 	return s
 }
 
-// change moves endpoints of headless Services until it is told to stop.
+// change moves endpoints of headless Services until stopped.
 func change(api *fakeapi.Server, size int) (stop func()) {
 	done := make(chan struct{})
 	var wg sync.WaitGroup
@@ -234,7 +234,7 @@ func change(api *fakeapi.Server, size int) (stop func()) {
 	return func() { close(done); wg.Wait() }
 }
 
-// cpu is what all processes of a contestant have used.
+// cpu returns the CPU time of all processes of a contestant.
 func (c *contestant) cpu(t *testing.T) (sum time.Duration) {
 	t.Helper()
 	for _, p := range c.all {
@@ -247,20 +247,20 @@ func (c *contestant) cpu(t *testing.T) (sum time.Duration) {
 	return sum
 }
 
-// settle waits until a contestant has nothing more to do.
+// settle waits until a contestant is idle.
 func (s side) settle(t *testing.T) {
 	t.Helper()
 	testnet.Eventually(t, 2*time.Minute, func() error {
 		before := s.c.cpu(t)
 		time.Sleep(300 * time.Millisecond)
 		if used := s.c.cpu(t) - before; used > 10*time.Millisecond {
-			return fmt.Errorf("%s still works: %s of CPU in 300 ms", s.c.name, used)
+			return fmt.Errorf("%s is still busy: %s of CPU in 300 ms", s.c.name, used)
 		}
 		return nil
 	})
 }
 
-// dnsperf runs it in the contestant's namespace.
+// dnsperf runs the program in the contestant's namespace.
 func (c *contestant) dnsperf(t *testing.T, file string, args ...string) string {
 	t.Helper()
 	line := append([]string{"-n", "-10", "taskset", "-c", "1", "dnsperf", "-s", "10.96.0.10", "-d", file, "-T", "1",
@@ -288,7 +288,7 @@ func number(t *testing.T, re *regexp.Regexp, text string) float64 {
 	t.Helper()
 	f := re.FindStringSubmatch(text)
 	if f == nil {
-		t.Fatalf("dnsperf says no %s: %s", re, text)
+		t.Fatalf("no %s in the output of dnsperf: %s", re, text)
 	}
 	v, err := strconv.ParseFloat(f[1], 64)
 	if err != nil {
@@ -297,7 +297,7 @@ func number(t *testing.T, re *regexp.Regexp, text string) float64 {
 	return v
 }
 
-// full asks as fast as there are answers.
+// full sends as fast as answers arrive.
 func (s side) full(t *testing.T, e effort, file string, m *measured) {
 	t.Helper()
 	before := s.c.cpu(t)
@@ -308,7 +308,7 @@ func (s side) full(t *testing.T, e effort, file string, m *measured) {
 	m.lost = 1 - n/number(t, sent, text)
 }
 
-// pace asks at a steady rate, and has the time of each answer.
+// pace sends at a steady rate, and returns the time of each answer.
 func (s side) pace(t *testing.T, e effort, file string, m *measured) {
 	t.Helper()
 	text := s.c.dnsperf(t, file, "-c", "16", "-v", "-Q", fmt.Sprint(paceRate), "-l", fmt.Sprint(int(e.pace.Seconds())))
@@ -321,12 +321,12 @@ func (s side) pace(t *testing.T, e effort, file string, m *measured) {
 		times = append(times, v*1e6)
 	}
 	if len(times) == 0 {
-		t.Fatalf("dnsperf tells no times: %.2000s", text)
+		t.Fatalf("no times in the output of dnsperf: %.2000s", text)
 	}
 	m.p50, m.p99 = result.Percentile(times, 50), result.Percentile(times, 99)
 }
 
-// loadAverage is the number of threads that wanted to run in the last 5 minutes.
+// loadAverage returns the average number of runnable threads in the last 5 minutes.
 func loadAverage() string {
 	raw, err := os.ReadFile("/proc/loadavg")
 	if f := strings.Fields(string(raw)); err == nil && len(f) > 1 {
@@ -337,14 +337,14 @@ func loadAverage() string {
 
 func writeSpeed(t *testing.T, e effort, got []measured) {
 	t.Helper()
-	page := result.New(result.Docs, "bench-dns", "Cluster DNS, measured")
-	page.Text("`cd bench && go test -count=1 -timeout 2h -run TestSpeed ./dns` made this page "+
+	page := result.New(result.Docs, "bench-dns", "Benchmark: cluster DNS")
+	page.Text("`cd bench && go test -count=1 -timeout 2h -run TestSpeed ./dns` generates this page "+
 		"(`WAYLEAVE_BENCH_SHORT=1`: one round of short runs): %s; CoreDNS %s with kubeadm's Corefile. %d round(s), "+
-		"both in turn, each on one core with all of its processes, dnsperf on the other, one fake API server for "+
-		"each. At full speed dnsperf keeps 100 queries open for %s; latencies are those of %d queries a second for "+
-		"%s. A ratio is CoreDNS's number by Wayleave's, the median of those of the rounds. The machine's load was "+
-		"%s (all that is measured runs at nice −10): the more that is above 2, the less latencies and rates say; "+
-		"CPU for a query says most.",
+		"alternating, each server on one core with all of its processes, dnsperf on the other core, a fake API "+
+		"server for each. At full speed dnsperf keeps 100 queries in flight for %s; latencies are measured at %d "+
+		"queries per second for %s. A ratio is CoreDNS's value divided by Wayleave's, the median over the rounds. "+
+		"The machine's load was %s (all measured programs run at nice −10): the further it is above 2, the less "+
+		"reliable are latencies and rates; CPU per query is the most reliable number.",
 		result.Machine(), build.CoreDNSVersion, e.rounds, e.full, paceRate, e.pace, loadAverage())
 	for _, l := range loads() {
 		page.Text("- **%s**: %s", l.name, l.remark)
@@ -397,7 +397,7 @@ func writeSpeed(t *testing.T, e effort, got []measured) {
 	}
 }
 
-// pick are the values of one program, by round.
+// pick returns the values of one program, by round.
 func pick(got []measured, size int, load, program string, of func(measured) float64) (list []float64) {
 	for _, m := range got {
 		if m.size == size && m.load == load && m.program == program {

@@ -24,15 +24,15 @@ import (
 	"wayleave.dev/kernel/iptables"
 )
 
-// difference allows rules that one side has and the other has not.
+// difference permits rules that only one side has.
 type difference struct {
-	ours  bool // Wayleave has it, else kube-proxy
+	ours  bool // Wayleave has it, otherwise kube-proxy
 	table string
-	rule  string // a pattern for the chain and all of the rule
+	rule  string // a pattern for the chain and the complete rule
 	why   string
 }
 
-// differences are all that there may be; each must be met.
+// differences are all permitted differences; each must occur.
 var differences = []difference{
 	{false, "nat",
 		`KUBE-NODEPORTS -d 127\.0\.0\.0/8 .* -m nfacct --nfacct-name +localhost_nps_accepted_pkts -j KUBE-EXT-.*`,
@@ -78,8 +78,8 @@ var differences = []difference{
 	{true, "filter", `WAYLEAVE-REFUSE .*`, "as above"},
 }
 
-// TestChains has kube-proxy and the iptables mode program the mission's examples, and
-// compares what iptables-save prints of both, chain by chain and rule by rule.
+// TestChains lets kube-proxy and the iptables mode program the same Services, and compares the output of iptables-save
+// for both, chain by chain and rule by rule.
 func TestChains(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
@@ -139,7 +139,7 @@ func TestChains(t *testing.T) {
 		for _, c := range slices.Sorted(maps.Keys(chains)) {
 			left, right := without(theirs[table][c], table, c, false, met), without(ours[table][c], table, c, true, met)
 			if c == "KUBE-SERVICES" || c == "KUBE-NODEPORTS" {
-				// Each has another address or port; kube-proxy has them in the order of a Go map.
+				// Each has another address or port; kube-proxy writes them in the order of a Go map.
 				slices.Sort(left)
 				slices.Sort(right)
 			}
@@ -163,7 +163,7 @@ func TestChains(t *testing.T) {
 
 const master = "http://127.0.0.1:6443"
 
-// without are the rules of a chain that are no allowed difference.
+// without returns the rules of a chain that are not permitted differences.
 func without(rules []string, table, chain string, ours bool, met map[int]bool) (out []string) {
 next:
 	for _, r := range rules {
@@ -178,8 +178,8 @@ next:
 	return out
 }
 
-// mission puts the Services of the mission's examples: a ClusterIP, one with session
-// affinity, and a node port; and one without endpoints, and one of a load balancer.
+// mission puts example Services: a ClusterIP, one with session affinity, and a node port; and one without endpoints,
+// and one of a load balancer.
 func mission(api *fakeapi.Server) {
 	api.Put(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "default"}},
 		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node1"},

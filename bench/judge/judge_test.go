@@ -1,5 +1,5 @@
-// Package judge puts the packet table of service/conformance to the real kube-proxy, so
-// that every difference between it and Wayleave is known.
+// Package judge runs the packet table of service/conformance with the real kube-proxy, to find every difference between
+// it and Wayleave.
 package judge
 
 import (
@@ -27,8 +27,8 @@ import (
 	"wayleave.dev/service/conformance"
 )
 
-// TestKubeProxy runs the table; WAYLEAVE_JUDGE is nftables or iptables. What kube-proxy
-// does differently is in docs/bench-judge.md, with the sentence that decides.
+// TestKubeProxy runs the table; WAYLEAVE_JUDGE is nftables or iptables. docs/bench-judge.md lists what kube-proxy does
+// differently, with the rule that decides.
 func TestKubeProxy(t *testing.T) {
 	mode := os.Getenv("WAYLEAVE_JUDGE")
 	if mode == "" {
@@ -60,7 +60,7 @@ type proxy struct {
 	marker  int32
 }
 
-// newProxy is kube-proxy with an API server of its own, not yet started.
+// newProxy returns a kube-proxy with its own API server, not yet started.
 func newProxy(t *testing.T, n *conformance.Node, mode, bin string) *proxy {
 	api := fakeapi.New()
 	l := n.NS.Listen("tcp", "127.0.0.1:6443")
@@ -81,14 +81,14 @@ func newProxy(t *testing.T, n *conformance.Node, mode, bin string) *proxy {
 	return m
 }
 
-// Program implements conformance.Mode: it waits for a service that it adds itself.
+// Program implements conformance.Mode: it waits for a marker Service that it adds itself.
 func (m *proxy) Program(_ context.Context, snap model.Snapshot) error {
 	m.marker++
 	want := map[string]metav1.Object{}
 	add := func(o metav1.Object) { want[fmt.Sprintf("%T/%s/%s", o, o.GetNamespace(), o.GetName())] = o }
 	for s := range snap.Services() {
 		if s.OtherProxy {
-			continue // by a label selector, kube-proxy is not told of it
+			continue // a label selector hides it from kube-proxy
 		}
 		add(apiService(s))
 		for sl := range snap.EndpointSlices(s.Name) {
@@ -123,9 +123,9 @@ func (m *proxy) Program(_ context.Context, snap model.Snapshot) error {
 		m.process = kubeproxy.Start(m.t, m.bin, m.node.NS, m.node.Name, m.mode, "http://127.0.0.1:6443",
 			"10.244.0.0/16,fd00:244::/48")
 	}
-	// in the VM it starts in half a minute
+	// In the VM it starts in half a minute.
 	testnet.Eventually(m.t, 3*time.Minute, func() error { return m.synced(port) })
-	// it looks at connection tracking after that
+	// It changes connection tracking after that.
 	time.Sleep(200 * time.Millisecond)
 	return nil
 }
@@ -144,17 +144,17 @@ func (m *proxy) synced(port int32) error {
 		if err != nil {
 			return err
 		}
-		// The service's port and its endpoint's, which are the same number.
+		// The port of the Service and of its endpoint is the same.
 		if strings.Count(out, fmt.Sprint(port)) < 2 || !strings.Contains(out, ":"+fmt.Sprint(port)) &&
 			!strings.Contains(out, ". "+fmt.Sprint(port)) {
-			return fmt.Errorf("the marker %d is not there", port)
+			return fmt.Errorf("the marker %d is missing", port)
 		}
 	}
 	return nil
 }
 
-// served looks for the marker's virtual servers of both families, which have an endpoint,
-// and for what comes after these: the marker in the sets, and the rules that use them.
+// served looks for the marker's virtual servers of both families, which have an endpoint, and for what is written after
+// them: the marker in the sets, and the rules that use them.
 func (m *proxy) served(port int32) error {
 	for _, want := range []struct {
 		command, text string
@@ -183,7 +183,7 @@ func (m *proxy) Disturb(node *testnet.NS) {
 	node.Run("nft", "flush", "ruleset")
 	if m.mode == "iptables" {
 		for _, c := range []string{"iptables", "ip6tables"} {
-			_ = exec.Command(c) // legacy tables are flushed with the ruleset where they are nft's
+			_ = exec.Command(c) // legacy tables are flushed with the ruleset if they are nft's
 		}
 	}
 }

@@ -11,29 +11,28 @@ import (
 	"wayleave.dev/service/conformance"
 )
 
-// replaceable is a mode that another takes the place of.
+// replaceable is a mode that another one replaces.
 type replaceable struct{ conformance.Mode }
 
-// TestTakeover: where a kube-proxy has ended, a mode of Wayleave takes over what it left
-// without a loss, and removes it once its own is in place. WAYLEAVE_TAKEOVER is a list of
-// "mode of kube-proxy/mode of Wayleave", as in "iptables/nftables,nftables/iptables-nft".
-// What ipvs is in needs a kernel that has it, and WAYLEAVE_KUBE, the program:
+// TestTakeover: after a kube-proxy has stopped, a mode of Wayleave takes over its state without loss, and removes it
+// once its own is in place. WAYLEAVE_TAKEOVER is a list of "mode of kube-proxy/mode of Wayleave", such as
+// "iptables/nftables,nftables/iptables-nft". Modes with ipvs need a kernel that has it, and WAYLEAVE_KUBE, the program:
 //
 //	TEST_VM_FILES=…/kube TEST_VM_ENV="WAYLEAVE_KUBE=/files/kube WAYLEAVE_TAKEOVER=ipvs/nftables,ipvs/ipvs" \
 //		hack/test-vm ./bench/judge TestTakeover
 func TestTakeover(t *testing.T) {
 	rows := strings.FieldsFunc(os.Getenv("WAYLEAVE_TAKEOVER"), func(r rune) bool { return r == ',' })
 	if len(rows) == 0 {
-		t.Skip(`WAYLEAVE_TAKEOVER is not set, as in "iptables/nftables"`)
+		t.Skip(`WAYLEAVE_TAKEOVER is not set; for example "iptables/nftables"`)
 	}
-	bin := os.Getenv("WAYLEAVE_KUBE") // built already, where there is no compiler
+	bin := os.Getenv("WAYLEAVE_KUBE") // prebuilt, for a machine without a compiler
 	if bin == "" {
 		bin, _ = kubeproxy.Program(t)
 	}
 	for _, row := range rows {
 		theirs, ours, ok := strings.Cut(row, "/")
 		if !ok {
-			t.Fatalf("%q: mode/mode is allowed", row)
+			t.Fatalf("%q: allowed: mode/mode", row)
 		}
 		t.Run(theirs+" by "+ours, func(t *testing.T) { takeover(t, bin, theirs, ours) })
 	}
@@ -99,9 +98,8 @@ func takeover(t *testing.T, bin, theirs, ours string) {
 	}
 }
 
-// traces are the lines in what the node has that are kube-proxy's. Chains of our mode
-// iptables have its names, and KUBE-FIREWALL is the kubelet's as well, which is on every
-// node and makes it.
+// traces returns the lines about kube-proxy in the node's state. Chains of Wayleave's mode iptables have its names, and
+// KUBE-FIREWALL is also the kubelet's, which runs on every node and creates it.
 func traces(ns *testnet.NS, ours string) (out []string) {
 	commands := []string{"nft list tables", "iptables-nft-save", "ip6tables-nft-save", "iptables-legacy-save",
 		"ip6tables-legacy-save", "ip link show type dummy", "ipset list -n"}
@@ -109,7 +107,7 @@ func traces(ns *testnet.NS, ours string) (out []string) {
 		words := strings.Fields(c)
 		text, err := ns.Try(words[0], words[1:]...)
 		if err != nil {
-			continue // a program or a part of the kernel that is not here
+			continue // the program or the kernel module is missing
 		}
 		for line := range strings.Lines(text) {
 			if strings.Contains(line, "KUBE-FIREWALL") {

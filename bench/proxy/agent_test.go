@@ -15,10 +15,10 @@ import (
 	"wayleave.dev/internal/fakeapi"
 )
 
-// namespace has all objects.
+// namespace contains all objects.
 const namespace = "bench"
 
-// agent is what feeds Wayleave's proxy, with an API server.
+// agent feeds Wayleave's proxy, with an API server.
 type agent struct {
 	api     *fakeapi.Server
 	process *kubeproxy.Process
@@ -71,7 +71,7 @@ func (k *kit) startOurs(c *contestant, r routes, bin string) {
 	}
 }
 
-// put makes a Service with one endpoint.
+// put writes a Service with one endpoint.
 func put(api *fakeapi.Server, name string, port int) {
 	meta := metav1.ObjectMeta{Namespace: namespace, Name: name}
 	none, ready := "", true
@@ -86,7 +86,7 @@ func put(api *fakeapi.Server, name string, port int) {
 			Conditions: discoveryv1.EndpointConditions{Ready: &ready}}}})
 }
 
-// route is an Ingress for one host.
+// route returns an Ingress for one host.
 func route(host, service string) *networkingv1.Ingress {
 	class, kind := "wayleave", networkingv1.PathTypePrefix
 	return &networkingv1.Ingress{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: host},
@@ -99,8 +99,7 @@ func route(host, service string) *networkingv1.Ingress {
 								Port: networkingv1.ServiceBackendPort{Number: 80}}}}}}}}}}}
 }
 
-// answers waits until a new connection's request for a host is answered by the endpoint of
-// that mark.
+// answers waits until the endpoint with that mark answers a new connection's request for a host.
 func (k *kit) answers(c *contestant, host, mark string, within time.Duration) (err error) {
 	for end := time.Now().Add(within); time.Now().Before(end); time.Sleep(probeEvery) {
 		var got string

@@ -28,15 +28,15 @@ import (
 	"time"
 )
 
-// routes are host names, each with the port of the endpoint that it leads to.
+// routes are host names, each with the port of its endpoint.
 type routes map[string]int
 
 func (r routes) names() []string { return slices.Sorted(maps.Keys(r)) }
 
-// services is how many Services the routes lead to.
+// services is the number of Services of the routes.
 const services = 1000
 
-// Every contestant keeps its connections, and tells the endpoint of the client what ingress-nginx tells.
+// Every contestant keeps its connections, and sends ingress-nginx's fields about the client to the endpoint.
 const (
 	nginxTemps = `client_body_temp_path DIR/body; proxy_temp_path DIR/proxy; fastcgi_temp_path DIR/f; ` +
 		`scgi_temp_path DIR/s; uwsgi_temp_path DIR/u;`
@@ -68,7 +68,7 @@ http {
 `
 )
 
-// startOther starts a program of others; false when it is not installed.
+// startOther starts another program; false if it is not installed.
 func (k *kit) startOther(c *contestant, r routes) bool {
 	k.t.Helper()
 	program := strings.ToLower(c.name)
@@ -135,7 +135,7 @@ func (k *kit) startOther(c *contestant, r routes) bool {
 	return true
 }
 
-// configure writes the configuration, where it is not read before it is whole.
+// configure writes the configuration atomically.
 func (k *kit) configure(c *contestant, dir string, r routes) error {
 	var text string
 	switch c.name {
@@ -163,8 +163,7 @@ func replace(file, text string) error {
 	return os.Rename(file+".new", file)
 }
 
-// serviceOf is the Service that a route leads to: one of many at the first endpoint, or the
-// one at the other.
+// serviceOf returns the Service of a route: one of many at the first endpoint, or the one at the other.
 func serviceOf(name string, port int) string {
 	if port == otherPort {
 		return "other"
@@ -178,7 +177,7 @@ func serviceOf(name string, port int) string {
 	return fmt.Sprintf("s%d", n%services)
 }
 
-// serviceList are those with their endpoints' ports.
+// serviceList returns the Services with their endpoints' ports.
 func serviceList(r routes) map[string]int {
 	list := map[string]int{"app": endpointPort}
 	if len(r) > 0 {
@@ -300,7 +299,7 @@ func (k *kit) caddy(c *contestant, admin string, r routes) string {
 	return string(raw)
 }
 
-// pair makes a certificate for a name, and returns a file with it and its key.
+// pair creates a certificate for a name, and returns a file with it and its key.
 func pair(t *testing.T, name string) string {
 	t.Helper()
 	var key crypto.Signer

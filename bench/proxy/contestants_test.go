@@ -1,5 +1,4 @@
-// Package proxy puts other HTTP proxies beside Wayleave's: what a request costs, and what
-// they answer to requests that are none.
+// Package proxy compares other HTTP proxies with Wayleave's: the cost of requests, and the answers to malformed ones.
 package proxy
 
 import (
@@ -18,29 +17,29 @@ import (
 )
 
 const (
-	// first are the words before a proxy's command line, one core for each; asker those of the
-	// load's and the endpoint's, which have the other core.
+	// first is the start of a proxy's command line, which gives each one core; asker is that of the load and the
+	// endpoint, which use the other core.
 	first = "nice -n -15 taskset -c 0"
 	asker = "nice -n -15 taskset -c 1"
 
 	endpointPort = 9000
-	// endpointAddr is an address that Kubernetes lets an endpoint have; otherPort is of a second endpoint there.
+	// endpointAddr is an address that Kubernetes permits for endpoints; otherPort is that of a second endpoint there.
 	endpointAddr = "10.9.0.1"
 	otherPort    = 9010
 
-	// The names that are asked for, each with its certificate.
+	// The requested names, each with its certificate.
 	plainHost, p256Host, rsaHost = "plain.bench", "p256.bench", "rsa.bench"
 )
 
-// contestant is one proxy, on ports of its own in the namespace of all: plain, and encrypted
-// with either certificate, which may be one port.
+// contestant is one proxy, with its own ports in the common namespace: plain, and encrypted with either certificate,
+// which may be one port.
 type contestant struct {
 	name, version    string
 	plain, p256, rsa int
 	process          *kubeproxy.Process
 	// agent feeds Wayleave; nil for others.
 	agent *agent
-	// apply puts routes into force without a restart; nil where there is no such thing.
+	// apply applies routes without a restart; nil if that is impossible.
 	apply func(routes) error
 }
 
@@ -52,7 +51,7 @@ func (c *contestant) stop() {
 	}
 }
 
-// kit is what all contestants of a test are started with.
+// kit is the common environment of all contestants of a test.
 type kit struct {
 	t     *testing.T
 	ns    *testnet.NS
@@ -133,8 +132,7 @@ func configured(t *testing.T, text string, port, endpoint int) string {
 	return file
 }
 
-// start starts all proxies that are installed, before one endpoint, with routes beside the
-// three hosts of the loads.
+// start starts all installed proxies in front of one endpoint, with routes in addition to the three hosts of the loads.
 func (k *kit) start(r routes) (list []*contestant) {
 	k.t.Helper()
 	all := []string{"Wayleave", "nginx", "HAProxy", "ReverseProxy", "Caddy"}
@@ -149,8 +147,8 @@ func (k *kit) start(r routes) (list []*contestant) {
 	return list
 }
 
-// beside is a variable that names a server program of another version, which is measured beside
-// Wayleave, with nginx and no others.
+// beside is the variable with a server program of another version, which is measured together with Wayleave and nginx
+// only.
 const (
 	beside        = "WAYLEAVE_BENCH_BESIDE"
 	versionBefore = "before"
@@ -184,7 +182,7 @@ func (k *kit) startOne(name string, r routes) *contestant {
 	return c
 }
 
-// version is the number in what a program says of itself.
+// version extracts the version from a program's output.
 func version(line string) string {
 	args := strings.Fields(line)
 	out, _ := exec.Command(args[0], args[1:]...).CombinedOutput()
@@ -196,7 +194,7 @@ func version(line string) string {
 	return "of an unknown version"
 }
 
-// family are the processes of a contestant: its own, and its children.
+// family returns the processes of a contestant: its own, and its children.
 func (c *contestant) family() (pids []int) {
 	pids = []int{c.process.Pid()}
 	files, _ := filepath.Glob("/proc/[0-9]*/stat")
@@ -214,7 +212,7 @@ func (c *contestant) family() (pids []int) {
 	return pids
 }
 
-// stat are the words of /proc/PID/stat behind the name.
+// stat returns the fields of /proc/PID/stat after the name.
 func stat(pid int) []string {
 	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
@@ -223,8 +221,8 @@ func stat(pid int) []string {
 	return strings.Fields(string(raw[bytes.LastIndexByte(raw, ')')+1:]))
 }
 
-// used is the CPU of its processes in µs, and that outside the kernel. The sum is exact, its
-// parts are by the ticks of the kernel.
+// used returns the CPU time of its processes in µs, and that outside the kernel. The sum is exact, its parts are by the
+// kernel's ticks.
 func (c *contestant) used() (all, user float64) {
 	var ticks, ticksUser float64
 	for _, pid := range c.family() {
@@ -250,7 +248,7 @@ func (c *contestant) used() (all, user float64) {
 	return all, all * ticksUser / ticks
 }
 
-// spent is the CPU of its processes in µs with that of children that have ended, by ticks.
+// spent returns the CPU time of its processes in µs including ended children, by ticks.
 func (c *contestant) spent() (us float64) {
 	for _, pid := range c.family() {
 		s := stat(pid)
@@ -262,7 +260,7 @@ func (c *contestant) spent() (us float64) {
 	return us
 }
 
-// memory is what its processes hold, in MiB: resident, and with what they share counted once.
+// memory returns the memory of its processes, in MiB: resident, and with shared pages counted once.
 func (c *contestant) memory() (resident, proportional float64) {
 	for _, pid := range c.family() {
 		raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))

@@ -18,13 +18,13 @@ import (
 	"wayleave.dev/bench/internal/result"
 )
 
-// load is what is asked by h2load.
+// load is what h2load requests.
 type load struct {
 	name, group string
 	file        string
 	size, conns int
-	// host tells the certificate; plainHost for none. streams is that of HTTP/2 at a time in
-	// a connection, 0 for HTTP/1.1.
+	// host selects the certificate; plainHost for none. streams is the number of concurrent HTTP/2 streams per
+	// connection, 0 for HTTP/1.1.
 	host    string
 	streams int
 }
@@ -50,17 +50,17 @@ func loads() (list []load) {
 	return list
 }
 
-// measured is what one run showed.
+// measured is the result of one run.
 type measured struct {
 	load, program   string
 	round           int
-	cpu, user, rate float64 // µs for a request or handshake, of all; outside the kernel; requests a second
+	cpu, user, rate float64 // µs per request or handshake: total, outside the kernel; requests per second
 	p50, p99, p999  float64 // ms, at full speed
 	bad             float64 // requests that failed
 	memory          float64 // MiB, resident after the run
 }
 
-// endpoint is an nginx that has files; the second one tells by /v that it is another.
+// endpoint is an nginx that serves files; the second one identifies itself at /v.
 func (k *kit) endpoint() *kubeproxy.Process {
 	k.t.Helper()
 	file := configured(k.t, strings.ReplaceAll(nginxEndpoint, "OTHER", fmt.Sprint(otherPort)), endpointPort, 0)
@@ -78,7 +78,7 @@ func (k *kit) endpoint() *kubeproxy.Process {
 		}
 	}
 	for ; dir != os.TempDir() && dir != "/"; dir = filepath.Dir(dir) {
-		if err := os.Chmod(dir, 0o755); err != nil { // nginx serves as another user
+		if err := os.Chmod(dir, 0o755); err != nil { // nginx runs as another user
 			k.t.Fatal(err)
 		}
 	}
@@ -89,16 +89,15 @@ func (c *contestant) portFor(host string) int {
 	return map[string]int{plainHost: c.plain, p256Host: c.p256, rsaHost: c.rsa}[host]
 }
 
-// Bounds of a measurement, which ends when it has seen enough requests or took too long: a machine that
-// others use may give it little.
+// Bounds of a measurement, which ends after enough requests or too much time: a busy machine may get few requests done.
 const (
 	leastTime, mostTime = 500 * time.Millisecond, 1500 * time.Millisecond
 	warmTime, mostWarm  = 400 * time.Millisecond, 5 * time.Second
 	enough              = 2500
 )
 
-// measure has h2load ask as fast as there are answers. CPU is that between two moments at which nothing
-// was on its way (still), by the requests between them: all connections and handshakes were made before.
+// measure lets h2load send as fast as answers arrive. CPU is the CPU time between two moments without requests in
+// flight, divided by the requests between them: all connections and handshakes were made before.
 func (k *kit) measure(c *contestant, l load) measured {
 	t := k.t
 	t.Helper()
@@ -121,7 +120,7 @@ func (k *kit) measure(c *contestant, l load) measured {
 		t.Fatal(err)
 	}
 	defer func() {
-		_ = cmd.Process.Kill() // it writes its journal line by line
+		_ = cmd.Process.Kill() // it writes its log line by line
 		_ = cmd.Wait()
 		os.Remove(j.file)
 	}()
@@ -150,8 +149,8 @@ func (k *kit) measure(c *contestant, l load) measured {
 	return m
 }
 
-// still stops the load until the proxy has done all that it was asked, and counts: what is on its way
-// would count for one side only, and is much where the machine gives little. The load goes on after.
+// still pauses the load until the proxy has finished all requests, and counts: requests in flight would count for one
+// side only, and there are many on a busy machine. The load continues afterwards.
 func (k *kit) still(c *contestant, load int) (cpu, user, requests float64) {
 	k.t.Helper()
 	if err := syscall.Kill(load, syscall.SIGSTOP); err != nil {
@@ -171,7 +170,7 @@ func (k *kit) still(c *contestant, load int) (cpu, user, requests float64) {
 	return cpu, user, requests
 }
 
-// runs says whether a thread of the proxy wants to run.
+// runs reports whether a thread of the proxy is runnable.
 func (c *contestant) runs() bool {
 	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", c.process.Pid()))
 	for _, f := range threads {
@@ -183,7 +182,7 @@ func (c *contestant) runs() bool {
 	return false
 }
 
-// asked is how many requests the endpoint got from proxies, by its own count.
+// asked returns how many requests the endpoint got from proxies, by its own count.
 func (k *kit) asked() float64 {
 	k.t.Helper()
 	conn, err := k.ns.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", otherPort), 5*time.Second)
@@ -199,29 +198,29 @@ func (k *kit) asked() float64 {
 	}
 	f := regexp.MustCompile(`(?m)^ \d+ \d+ (\d+) $`).FindSubmatch(raw)
 	if f == nil {
-		k.t.Fatalf("the endpoint says no count: %s", raw)
+		k.t.Fatalf("no count in the endpoint's answer: %s", raw)
 	}
 	n, _ := strconv.ParseFloat(string(f[1]), 64)
-	k.looks++ // which the endpoint has counted, too
+	k.looks++ // counted by the endpoint, too
 	return n - k.looks
 }
 
-// journal is what h2load writes: a line for each request that ended, with its start, status and time.
+// journal is h2load's log: a line for each finished request, with its start, status and time.
 type journal struct {
 	t     *testing.T
 	file  string
 	off   int64
 	ended int
-	bad   int       // not answered with 200
+	bad   int       // requests without status 200
 	took  []float64 // ms
 }
 
-// read reads what is new.
+// read reads new lines.
 func (j *journal) read() {
 	j.t.Helper()
 	f, err := os.Open(j.file)
 	if err != nil {
-		return // not there yet
+		return // does not exist yet
 	}
 	defer f.Close()
 	raw, err := io.ReadAll(io.NewSectionReader(f, j.off, 1<<40))
@@ -268,7 +267,7 @@ func shakes() []shake {
 		{"RSA-2048, resumed", rsaHost, true}}
 }
 
-// handshakes has connections made that ask for nothing.
+// handshakes makes connections without requests.
 func (k *kit) handshakes(c *contestant, d time.Duration, s shake) measured {
 	k.t.Helper()
 	run := func(d time.Duration) string {
@@ -297,7 +296,7 @@ func (k *kit) handshakes(c *contestant, d time.Duration, s shake) measured {
 		rate: n / number(k.t, `seconds ([\d.]+)`, text), bad: number(k.t, `failed (\d+)`, text)}
 }
 
-// probe asks for a host by a new connection, and returns the mark of who answered.
+// probe requests a host over a new connection, and returns the mark of the endpoint that answered.
 func (k *kit) probe(c *contestant, host string) (string, error) {
 	conn, err := k.ns.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", c.plain), time.Second)
 	if err != nil {

@@ -18,7 +18,7 @@ import (
 	"wayleave.dev/internal/testnet"
 )
 
-// malformed is a line of the proxy's own table.
+// malformed is a row of the proxy's own table.
 type malformed struct {
 	status        int
 	name, request string
@@ -41,10 +41,10 @@ func cases(t *testing.T) (list []malformed) {
 	return list
 }
 
-// seen is what came of a request.
+// seen is the result of a request.
 type seen struct {
 	answer string // the statuses of the answers, in order
-	whole  int64  // requests that the endpoint read to their end
+	whole  int64  // complete requests that the endpoint read
 	probes int64
 }
 
@@ -60,8 +60,8 @@ func (s seen) String() string {
 	return text
 }
 
-// reasons says, for every request that nginx answers otherwise, what decides; a request that is not here must
-// have the same answer from both.
+// reasons has, for every request that nginx answers differently, what decides; other requests must have the same answer
+// from both.
 func reasons(t *testing.T) map[string]string {
 	t.Helper()
 	text, err := os.ReadFile("testdata/differences.txt")
@@ -77,8 +77,7 @@ func reasons(t *testing.T) map[string]string {
 	return m
 }
 
-// TestMalformed puts nginx's answers to malformed requests beside ours, and writes
-// docs/ingress-malformed.md.
+// TestMalformed compares nginx's answers to malformed requests with Wayleave's, and writes docs/ingress-malformed.md.
 func TestMalformed(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("network namespaces need root (CAP_SYS_ADMIN)")
@@ -87,7 +86,7 @@ func TestMalformed(t *testing.T) {
 		t.Skip("nginx is not installed (Debian: apt-get install nginx-light)")
 	}
 	ns := testnet.New(t, "malformed")
-	// An endpoint for each: what nginx passes on late must not count for us.
+	// An endpoint for each: what nginx forwards late must not count for Wayleave.
 	var whole, probes [2]atomic.Int64
 	for i := range 2 {
 		l := ns.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", endpointPort-i))
@@ -119,7 +118,7 @@ func TestMalformed(t *testing.T) {
 			t.Errorf("%s: %s, want %d", c.name, got[0], c.status)
 		}
 		if got[0].probes > 0 || c.status != 200 && got[0].whole > 0 {
-			t.Errorf("%s: the endpoint saw it through us: %+v", c.name, got[0])
+			t.Errorf("%s: the endpoint got it from Wayleave: %+v", c.name, got[0])
 		}
 		if got[0].String() == got[1].String() {
 			same++
@@ -129,19 +128,20 @@ func TestMalformed(t *testing.T) {
 			continue
 		}
 		if why[c.name] == "" {
-			t.Errorf("%s: %s; nginx: %s; no reason is written for that", c.name, got[0], got[1])
+			t.Errorf("%s: %s; nginx: %s; the reason is missing", c.name, got[0], got[1])
 		}
 		rows = append(rows, []string{c.name, got[0].String(), got[1].String(), why[c.name]})
 	}
 	if t.Failed() {
 		return
 	}
-	page := result.New(result.Docs, "ingress-malformed", "Malformed requests: our answers beside nginx's")
-	page.Text("`cd bench && go test -run TestMalformed ./proxy` sends the %d requests of "+
-		"proxy/testdata/malformed.txt to both, nginx %s as a proxy with Debian's defaults, and made this page. An "+
-		"answer is its status; \"passed on\" says that the endpoint, a server of Go's net/http, read a whole "+
-		"request. %d have the same answer. These differ; RFC 9112 unless another is named. In all but those that "+
-		"say so, ours is the narrower reading: what two servers could read in two ways is refused by the first.",
+	page := result.New(result.Docs, "ingress-malformed", "Comparison with nginx: malformed requests")
+	page.Text("`cd bench && go test -run TestMalformed ./proxy` generates this page: it sends the %d requests of "+
+		"proxy/testdata/malformed.txt to both Wayleave and nginx %s, as a proxy with Debian's defaults. An answer "+
+		"is its status; \"passed on\" means that the endpoint, a server of Go's net/http, read a complete request. "+
+		"%d requests have the same answer. The others are below; section numbers refer to RFC 9112 unless another "+
+		"RFC is named. Except where noted, Wayleave is stricter: it refuses what two servers could interpret "+
+		"differently.",
 		len(cases(t)), version("nginx -v"), same)
 	page.Table(rows)
 	if err := page.Write(); err != nil {
@@ -149,7 +149,7 @@ func TestMalformed(t *testing.T) {
 	}
 }
 
-// silence is how long nothing more comes before we leave.
+// silence is how long to wait for more answers.
 const silence = 300 * time.Millisecond
 
 // ask sends a request, reads all answers, and returns their statuses.

@@ -27,7 +27,7 @@ import (
 	"wayleave.dev/proxy/upstream"
 )
 
-// oddity is a line of the proxy's table: an endpoint answers a request by a response.
+// oddity is a row of the proxy's table: an endpoint's response to a request.
 type oddity struct {
 	status, name, request, response string
 	closes                          bool
@@ -55,7 +55,7 @@ func oddities(t *testing.T) (list []oddity) {
 	return list
 }
 
-// reasonsIn says, for each row that nginx answers otherwise, what decides.
+// reasonsIn has, for each row that nginx answers differently, what decides.
 func reasonsIn(t *testing.T, file string) map[string]string {
 	t.Helper()
 	text, err := os.ReadFile(file)
@@ -91,7 +91,7 @@ func ownProxy(t *testing.T, ns *testnet.NS, port int, endpoint string, options *
 		func(c net.Conn) { s.Serve(context.Background(), c, nil, false) })
 }
 
-// oddEndpoint answers each request by the present oddity, and remembers what it was asked.
+// oddEndpoint answers each request with the current oddity, and records the request.
 type oddEndpoint struct {
 	mu    sync.Mutex
 	now   oddity
@@ -131,10 +131,10 @@ func (e *oddEndpoint) serve(c net.Conn) {
 	}
 }
 
-// outcome is what came of an oddity.
+// outcome is the result of an oddity.
 type outcome struct{ statuses, body, fields, asked string }
 
-// play sends the request of an oddity, and reads what comes.
+// play sends the request of an oddity, and reads the answer.
 func play(t *testing.T, ns *testnet.NS, port int, e *oddEndpoint, x oddity) (o outcome) {
 	t.Helper()
 	e.mu.Lock()
@@ -178,7 +178,7 @@ func play(t *testing.T, ns *testnet.NS, port int, e *oddEndpoint, x oddity) (o o
 			}
 		}
 		if resp.StatusCode >= 400 && !strings.Contains(x.response, " "+status+" ") {
-			o.body = "" // the page of whoever refuses
+			o.body = "" // the refusing program's page
 		}
 		_ = c.SetDeadline(time.Now().Add(silence))
 	}
@@ -196,7 +196,7 @@ func play(t *testing.T, ns *testnet.NS, port int, e *oddEndpoint, x oddity) (o o
 	return o
 }
 
-// beside is a cell: what is not the same in the other outcome.
+// beside formats a cell: what differs from the other outcome.
 func (o outcome) beside(other outcome) string {
 	text := o.statuses
 	if o.statuses == other.statuses && o.body != other.body {
@@ -218,7 +218,7 @@ func cmp0(s string) string {
 	return s
 }
 
-// TestOddities puts nginx's answers beside ours, and writes docs/proxy-http.md.
+// TestOddities compares nginx's answers with Wayleave's, and writes docs/proxy-http.md.
 func TestOddities(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("network namespaces need root (CAP_SYS_ADMIN)")
@@ -247,7 +247,7 @@ func TestOddities(t *testing.T) {
 			continue
 		}
 		if why[x.name] == "" {
-			t.Errorf("%s\t(%s; nginx: %s) no reason is written for that", x.name, own.beside(other), other.beside(own))
+			t.Errorf("%s\t(%s; nginx: %s) the reason is missing", x.name, own.beside(other), other.beside(own))
 		}
 		switch refuses, others := refusal(own.statuses), refusal(other.statuses); {
 		case refuses && !others:
@@ -262,14 +262,14 @@ func TestOddities(t *testing.T) {
 	if t.Failed() {
 		return
 	}
-	page := result.New(result.Docs, "proxy-http", "HTTP as servers and clients are: our answers beside nginx's")
-	page.Text("The proxy takes what servers and clients send in practice, as far as every reader finds the same end " +
-		"of a message. [proxy.md](proxy.md) has the rules.")
-	page.Text("`cd bench && go test -run TestOddities ./proxy` plays the %d exchanges of "+
-		"proxy/testdata/oddities.txt through Wayleave and through nginx %s with Debian's defaults, and made this "+
-		"page. `go test -run TestOddities ./proxy` checks our answers without nginx. %d exchanges are the same: "+
-		"statuses, body, fields, and what the endpoint is asked. The %d others are below: Wayleave refuses %d that "+
-		"nginx passes on, nginx refuses or loses %d that Wayleave passes on, and both answer %d in different ways.",
+	page := result.New(result.Docs, "proxy-http", "Comparison with nginx: HTTP in practice")
+	page.Text("The proxy accepts what servers and clients send in practice, as far as every program finds the same " +
+		"end of a message. [proxy.md](proxy.md) has the rules.")
+	page.Text("`cd bench && go test -run TestOddities ./proxy` generates this page: it sends the %d exchanges of "+
+		"proxy/testdata/oddities.txt through Wayleave and through nginx %s with Debian's defaults. `go test -run "+
+		"TestOddities ./proxy` checks Wayleave's answers without nginx. %d exchanges are equal: statuses, body, "+
+		"fields, and the endpoint's request. The other %d are below: Wayleave refuses %d that nginx forwards, nginx "+
+		"refuses or loses %d that Wayleave forwards, and both answer %d differently.",
 		len(all), version("nginx -v"), same, len(rows)-1, counts["ours"], counts["nginx"], counts["both"])
 	page.Table(rows)
 	if err := page.Write(); err != nil {
@@ -277,14 +277,14 @@ func TestOddities(t *testing.T) {
 	}
 }
 
-// refusal says whether the last status is the proxy's own.
+// refusal reports whether the last status is the proxy's own.
 func refusal(statuses string) bool {
 	last := statuses[strings.LastIndexByte(statuses, ' ')+1:]
 	return slices.Contains([]string{"400", "405", "414", "417", "431", "502", "504", "off", "nothing",
 		"answer", "103"}, last)
 }
 
-// nginxOdd passes upgrades on, as ingress-nginx does.
+// nginxOdd forwards upgrades, like ingress-nginx.
 const nginxOdd = nginxHead + `
 http {
   access_log off; ` + nginxTemps + `

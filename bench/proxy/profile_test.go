@@ -15,8 +15,8 @@ import (
 	"wayleave.dev/internal/testnet"
 )
 
-// part is a share of a profile: samples in a function whose name begins with one of the words, or that
-// was called by one. The nearest to where the time was spent says which part it is.
+// part is a share of a profile: samples in a function whose name begins with one of the prefixes, or that such a
+// function called. The function closest to the sample decides.
 type part struct {
 	name  string
 	words []string
@@ -57,7 +57,7 @@ type profiled struct {
 	shares map[string]float64
 }
 
-// profile looks where Wayleave's time goes while work runs.
+// profile profiles Wayleave while work runs.
 func (k *kit) profile(c *contestant, load string, work func()) profiled {
 	k.t.Helper()
 	if err := syscall.Kill(c.process.Pid(), syscall.SIGUSR1); err != nil {
@@ -111,7 +111,7 @@ func partOf(s *profile.Sample) string {
 			}
 		}
 	}
-	if polls { // a call of the kernel, too
+	if polls { // also a system call
 		return schedulerPart
 	}
 	for _, name := range stack {
@@ -126,7 +126,7 @@ func partOf(s *profile.Sample) string {
 	return otherPart
 }
 
-// profiles are those of the loads that differ.
+// profiles are those of the distinct loads.
 func (k *kit) profiles(c *contestant) (list []profiled) {
 	k.t.Helper()
 	for _, l := range loads() {
@@ -134,7 +134,7 @@ func (k *kit) profiles(c *contestant) (list []profiled) {
 			continue
 		}
 		list = append(list, k.profile(c, strings.TrimSuffix(l.name, ", 32 connections"), func() {
-			for range 3 { // samples are few
+			for range 3 { // there are few samples
 				k.measure(c, l)
 			}
 		}))
@@ -150,8 +150,8 @@ func (k *kit) profiles(c *contestant) (list []profiled) {
 func writeProfiles(t *testing.T, page *result.Page, list []profiled) {
 	t.Helper()
 	page.Text("## Where the time goes")
-	page.Text("CPU profiles of Wayleave's process (100 samples a second of CPU, in the same run, after the " +
-		"measurements; 32 connections). What the kernel does in a call counts for the call. Shares, in per cent:")
+	page.Text("CPU profiles of Wayleave's process (100 samples per second of CPU time, in the same run, after the " +
+		"measurements; 32 connections). Time in the kernel counts for the system call. Shares in percent:")
 	head := []string{"where"}
 	for _, p := range list {
 		head = append(head, p.load)

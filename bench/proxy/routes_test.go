@@ -13,14 +13,14 @@ import (
 const (
 	manyRoutes  = 10000
 	churnRoutes = 1000
-	// churnRate is how many routes change in a second; each tenth is looked at.
+	// churnRate is how many routes change per second; every tenth is probed.
 	churnRate, lookAt = 200, 10
 	probeEvery        = 2 * time.Millisecond
-	// again is when a configuration that is not served is loaded once more.
+	// again is when a configuration that is not served is loaded again.
 	again = 3 * time.Second
 )
 
-// some makes n routes to the first endpoint.
+// some returns n routes to the first endpoint.
 func some(n int) routes {
 	r := make(routes, n)
 	for i := range n {
@@ -29,15 +29,16 @@ func some(n int) routes {
 	return r
 }
 
-// held is what a program holds with many routes, in MiB.
+// held is a program's memory with many routes, in MiB.
 type held struct {
 	program                string
 	resident, proportional float64
-	// agent is the memory of who feeds Wayleave's proxy; others' controllers are not here.
+	// agent is the memory of the agent that feeds Wayleave's proxy; other programs' controllers are not part of the
+	// test.
 	agent float64
 }
 
-// memories starts each with many routes, has a tenth of them asked for, and looks.
+// memories starts each program with many routes, requests a tenth of them, and reads the memory.
 func (k *kit) memories() (list []held) {
 	k.t.Helper()
 	r := some(manyRoutes)
@@ -67,19 +68,18 @@ func (k *kit) memories() (list []held) {
 	return list
 }
 
-// churned is what came of changes of routes.
+// churned is the result of changes of routes.
 type churned struct {
 	program       string
 	p50, p99, max float64 // ms from a change to its first answer
-	cpu           float64 // ms for a change
-	lost          int     // looks that were not answered with 200
+	cpu           float64 // ms per change
+	lost          int     // probes without status 200
 	reloads       int
 }
 
-// churn changes all of 1,000 routes, one after the other, and measures how long each that is
-// looked at takes to be served. Wayleave is told each change by its API server. The others have
-// a controller that costs nothing: it writes the whole configuration with all changes
-// that are there, has it loaded, waits until it is served, and begins again.
+// churn changes all of 1,000 routes, one after the other, and measures how long each probed one takes to be served.
+// Wayleave receives each change from its API server. The others have an ideal controller: it writes the complete
+// configuration with all changes so far, loads it, waits until it is served, and starts again.
 func (k *kit) churn(c *contestant, now routes, to int) churned {
 	k.t.Helper()
 	mark := map[int]string{endpointPort: "a", otherPort: "b"}[to]
@@ -108,7 +108,7 @@ func (k *kit) churn(c *contestant, now routes, to int) churned {
 				continue
 			}
 			if out.reloads++; c.agent == nil {
-				// HAProxy misses a signal that comes while it starts itself anew, so it is told again.
+				// HAProxy misses a signal that arrives while it restarts itself, so the signal is repeated.
 				err := k.answers(c, batch.names()[0], mark, again)
 				for tries := 0; err != nil && tries < 10; tries++ {
 					out.reloads++
@@ -177,7 +177,7 @@ func (c *contestant) agentSpent() float64 {
 	return (&contestant{process: c.agent.process}).spent()
 }
 
-// churns does so with each, in turn.
+// churns does so with each program, in turn.
 func (k *kit) churns(rounds int) (list []churned) {
 	k.t.Helper()
 	type one struct {

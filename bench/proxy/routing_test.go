@@ -32,13 +32,13 @@ import (
 	"wayleave.dev/source/manifest"
 )
 
-// town is a generated set of Ingresses, on hosts of its own, and what is asked of it.
+// town is a generated set of Ingresses, on its own hosts, with its requests.
 type town struct {
 	list  []*model.Ingress
 	hosts []string
 }
 
-// The parts that generated Ingresses are made of.
+// The parts of generated Ingresses.
 var (
 	townPlain = []string{"/", "/foo", "/foo/bar", "/Foo", "/api/v2", "/api", "/a", "/caf%C3%A9", "/dir/", "/foo.bar",
 		"/long/path/of/some/length", "/.well-known/acme-challenge/token"}
@@ -98,7 +98,7 @@ func townOf(r *rand.Rand, n int) *town {
 	return z
 }
 
-// requests are what is asked of a set.
+// requests returns the requests for a set.
 func (z *town) requests(r *rand.Rand, n int) (out []nginx.Request) {
 	for range n {
 		target := townPaths[r.IntN(len(townPaths))]
@@ -111,7 +111,7 @@ func (z *town) requests(r *rand.Rand, n int) (out []nginx.Request) {
 	return out
 }
 
-// decisions are the differences that stay: what they are, and the sentence that decides.
+// decisions are the permanent differences: what they are, and the rule that decides.
 var decisions = map[string]string{
 	"exact first": "An Exact path that equals the request comes first here, also before a longer expression: " +
 		"Kubernetes, Ingress, Multiple matches, where Exact comes before Prefix.",
@@ -137,8 +137,8 @@ var decisions = map[string]string{
 		"3986, 6.2.2.3.",
 }
 
-// decide says which decision a difference is of; empty for none. here is the path that serves the request
-// here, nil for none.
+// decide returns the decision that a difference belongs to; empty for none. here is the path that serves the request in
+// Wayleave; nil for none.
 func (z *town) decide(q nginx.Request, uri, we string, there nginx.Answer, here *schema.Path) string {
 	switch {
 	case there.Root:
@@ -168,8 +168,8 @@ func (z *town) decide(q nginx.Request, uri, we string, there nginx.Answer, here 
 	return ""
 }
 
-// hasQuery says whether an Ingress of a host has a rewrite-target with a query, which changes how all
-// paths of the host are read.
+// hasQuery reports whether an Ingress of a host has a rewrite-target with a query, which changes how all paths of the
+// host are matched.
 func (z *town) hasQuery(host string) bool {
 	return slices.ContainsFunc(z.list, func(i *model.Ingress) bool {
 		return strings.Contains(i.Annotations["nginx.ingress.kubernetes.io/rewrite-target"], "?") &&
@@ -179,7 +179,7 @@ func (z *town) hasQuery(host string) bool {
 	})
 }
 
-// answerText is the model's answer as ask returns one.
+// answerText formats the model's answer like ask's.
 func answerText(a nginx.Answer, served map[string]netip.AddrPort) string {
 	if a.Status != 0 {
 		return strings.TrimSpace(fmt.Sprintf("%d %s", a.Status, a.Location))
@@ -190,8 +190,8 @@ func answerText(a nginx.Answer, served map[string]netip.AddrPort) string {
 	return a.Backends[0] + " as " + a.Target
 }
 
-// sameAnswer compares two answers to a request. Escapes may be written in other ways, a Location may be
-// relative, and ingress-nginx takes the slash off the end of a redirect to https.
+// sameAnswer compares two answers to a request. Escapes may be spelled differently, a Location may be relative, and
+// ingress-nginx removes the trailing slash in a redirect to https.
 func sameAnswer(q nginx.Request, a, b string) bool {
 	plain := func(s string) string {
 		if u, err := url.PathUnescape(s); err == nil {
@@ -205,14 +205,14 @@ func sameAnswer(q nginx.Request, a, b string) bool {
 	return plain(a) == plain(b)
 }
 
-// routingJudge has a real nginx and the proxy serve the same sets.
+// routingJudge lets a real nginx and the proxy serve the same sets.
 type routingJudge struct {
 	t             *testing.T
 	ns            *testnet.NS
 	nginxAt, ours int
 }
 
-// ask returns status, Location, and what the endpoint saw.
+// ask returns status, Location, and the endpoint's request.
 func (j *routingJudge) ask(port int, q nginx.Request) string {
 	c, err := j.ns.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port), 5*time.Second)
 	if err != nil {
@@ -284,7 +284,8 @@ func TestRouting(t *testing.T) {
 			why := z.decide(q, string(clean), we, there, m.Path)
 			if decisions[why] == "" {
 				if undecided++; undecided < 40 {
-					t.Errorf("%s%s: nginx: %s by %s of %s; we: %s by %+v: nothing decides that", q.Host, q.Target,
+					t.Errorf("%s%s: nginx: %s by %s of %s; Wayleave: %s by %+v: no decision covers that",
+						q.Host, q.Target,
 						judge, there.Path, there.Ingress, we, m.Path)
 				}
 				continue
@@ -312,25 +313,25 @@ func (j *routingJudge) write(asked, sets, same int, counts map[string]int, examp
 		rows = append(rows, append(append([]string{why, fmt.Sprint(counts[why])}, e...),
 			strings.ReplaceAll(decisions[why], "|", `\|`)))
 	}
-	page := result.New(result.Docs, "ingress-judge", "Routing: our answers beside nginx's")
-	page.Text("`cd bench && go test -run TestRouting ./proxy` makes %d sets of Ingresses from a seed, writes the "+
-		"configuration that ingress-nginx makes of them, has nginx %s and the proxy serve them beside each other, "+
-		"sends %d requests to both, and made this page. The model of ingress-nginx in ingress/nginx, by which "+
-		"`wayleave ingress check --requests` judges, answered each of them as nginx did. Paths, rewrites, "+
-		"redirects, host names and their priorities are compared; guards are not. %d requests have the same answer "+
-		"from both. The others:", sets, version("nginx -v"), asked, same)
+	page := result.New(result.Docs, "ingress-judge", "Comparison with ingress-nginx: routing")
+	page.Text("`cd bench && go test -run TestRouting ./proxy` generates this page: it makes %d sets of Ingresses "+
+		"from a seed, writes ingress-nginx's configuration for them, serves them by nginx %s and by the proxy, and "+
+		"sends %d requests to both. The model of ingress-nginx in ingress/nginx, which `wayleave ingress check "+
+		"--requests` uses, predicted each of nginx's answers. The test compares paths, rewrites, redirects, host "+
+		"names and their priorities, but not guards. %d requests have the same answer from both. The others:", sets,
+		version("nginx -v"), asked, same)
 	page.Table(rows)
 	if err := page.Write(); err != nil {
 		j.t.Fatal(err)
 	}
 }
 
-// backendKey is the key of a Service's port.
+// backendKey returns the key of a Service's port.
 func backendKey(namespace string, b model.IngressBackend) string {
 	return fmt.Sprintf("%s/%s:%d", namespace, b.Service, b.Port)
 }
 
-// endpoints are one server for each backend, which says which one it is and what it was asked for.
+// endpoints are one server for each backend, which answers with its name and the request.
 func (j *routingJudge) endpoints(all []*model.Ingress) map[string]netip.AddrPort {
 	out, port := map[string]netip.AddrPort{}, 20000
 	for _, k := range append(backends(all), "404", "503") {
@@ -353,7 +354,7 @@ func (j *routingJudge) endpoints(all []*model.Ingress) map[string]netip.AddrPort
 	return out
 }
 
-// backends are the keys of all backends.
+// backends returns the keys of all backends.
 func backends(all []*model.Ingress) (out []string) {
 	for _, i := range all {
 		list := []model.IngressBackend{}

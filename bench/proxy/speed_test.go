@@ -12,7 +12,8 @@ import (
 	"wayleave.dev/bench/internal/result"
 )
 
-// rounds is how often each is measured: WAYLEAVE_BENCH_SHORT=1 is for a first look, in about 4 minutes.
+// rounds is the number of measurements of each load: WAYLEAVE_BENCH_SHORT=1 gives a first impression in about 4
+// minutes.
 func rounds() int {
 	if os.Getenv("WAYLEAVE_BENCH_SHORT") != "" {
 		return 1
@@ -23,11 +24,11 @@ func rounds() int {
 	return 3
 }
 
-// shakeTime is how long handshakes are made.
+// shakeTime is the duration of handshake measurements.
 const shakeTime = time.Second
 
-// TestSpeed measures all, and writes docs/bench-proxy.md.
-// WAYLEAVE_BENCH_ONLY=text measures only what has that in its name, and writes nothing.
+// TestSpeed makes all measurements, and writes docs/bench-proxy.md. WAYLEAVE_BENCH_ONLY=text measures only loads with
+// that in their names, and writes nothing.
 func TestSpeed(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("network namespaces need root (CAP_SYS_ADMIN)")
@@ -46,7 +47,7 @@ func TestSpeed(t *testing.T) {
 	began := loadAverage()
 	for round := range e {
 		for _, l := range loads() {
-			for i := range all { // whoever comes first has the machine as the one before left it
+			for i := range all { // the first one finds the machine in the previous one's state
 				if c := all[(i+round)%len(all)]; strings.Contains(l.name, only) {
 					got.note(t, round, k.measure(c, l))
 				}
@@ -82,7 +83,7 @@ func TestSpeed(t *testing.T) {
 	}
 }
 
-// results are all that was measured.
+// results are all measurements.
 type results struct {
 	runs     []measured
 	held     []held
@@ -96,7 +97,7 @@ func (r *results) note(t *testing.T, round int, m measured) {
 	r.runs = append(r.runs, m)
 }
 
-// compare logs medians beside those of another version.
+// compare logs medians next to those of another version.
 func (r *results) compare(t *testing.T) {
 	cpu := func(m measured) float64 { return m.cpu }
 	var kinds []string
@@ -117,7 +118,7 @@ func (r *results) compare(t *testing.T) {
 	}
 }
 
-// loadAverage is the number of threads that wanted to run in the last 5 minutes.
+// loadAverage returns the average number of runnable threads in the last 5 minutes.
 func loadAverage() string {
 	raw, err := os.ReadFile("/proc/loadavg")
 	if f := strings.Fields(string(raw)); err == nil && len(f) > 1 {
@@ -130,28 +131,30 @@ func loadAverage() string {
 type column struct {
 	title, unit string
 	of          func(measured) float64
-	// ratios are shown, too.
+	// ratios means that ratios are shown, too.
 	ratios bool
 }
 
 func (r *results) write(t *testing.T, e int, all []*contestant, began string) {
 	t.Helper()
-	page := result.New(result.Docs, "bench-proxy", "The HTTP proxy, measured")
-	page.Text("`cd bench && go test -count=1 -timeout 2h -run TestSpeed ./proxy` made the tables of this page, and "+
-		"`make bench` does (`WAYLEAVE_BENCH_SHORT=1`: one short round; `WAYLEAVE_BENCH_ONLY=HTTP/2`: only what has "+
-		"that in its name): %s; %s. %d rounds, all in turn, the first one another each round; each proxy on one "+
-		"core, one worker or thread; h2load and the endpoint, an nginx that serves files, on the other core.",
+	page := result.New(result.Docs, "bench-proxy", "Benchmark: HTTP proxy")
+	page.Text("`cd bench && go test -count=1 -timeout 2h -run TestSpeed ./proxy` generates the tables of this page, "+
+		"and so does `make bench` (`WAYLEAVE_BENCH_SHORT=1`: one short round; `WAYLEAVE_BENCH_ONLY=HTTP/2`: only "+
+		"loads with that in their names): %s; %s. %d rounds; each round measures all proxies in turn and starts "+
+		"with a different one; each proxy has one core and one worker or thread; h2load and the endpoint, an nginx "+
+		"that serves files, use the other core.",
 		result.Machine(), versions(all), e)
-	page.Text("Wayleave is the product's own process (`proxy/process`), with its metrics, fed by the agent's own "+
-		"source, model and loop from an API server of the benchmark's. Keep-alive on both sides, HTTP/1.1 to the "+
-		"endpoint, no access log, all add the X-Forwarded fields that ingress-nginx adds. TLS is 1.3 with "+
-		"AES-128-GCM and X25519 for all. HTTP/2 is by TLS with 8 streams a connection. h2load asks as fast as there "+
-		"are answers. Once all connections and handshakes are made, CPU is that of the processes between two "+
-		"moments, by the requests that the endpoint counted between them: %d, or as many as come in %s. At both "+
-		"moments h2load is stopped until the proxy has done all that it was asked. A ratio is Wayleave's number by "+
-		"the other's, the median of those of the rounds, with the least and the most in brackets.", enough, mostTime)
-	page.Text("The machine's load was %s at the begin and %s at the end, others worked on its cores: the more that "+
-		"is above 2, the less latencies and rates say. CPU for a request says most.", began, loadAverage())
+	page.Text("Wayleave is the production process (`proxy/process`), with its metrics, fed by the agent's own "+
+		"source, model and loop from the benchmark's API server. Keep-alive on both sides, HTTP/1.1 to the "+
+		"endpoint, no access log; all add ingress-nginx's X-Forwarded fields. All use TLS 1.3 with AES-128-GCM and "+
+		"X25519. HTTP/2 is over TLS with 8 streams per connection. h2load sends as fast as answers arrive. CPU is "+
+		"measured after all connections and handshakes are made: the CPU time of the processes between two moments, "+
+		"divided by the requests that the endpoint counted between them: %d, or as many as arrive in %s. At both "+
+		"moments h2load is paused until the proxy has finished all requests. A ratio is Wayleave's value divided by "+
+		"the other's, the median over the rounds, with the minimum and maximum in brackets.", enough, mostTime)
+	page.Text("The machine's load was %s at the start and %s at the end, because other programs used its cores: the "+
+		"further it is above 2, the less reliable are latencies and rates. CPU per request is the most reliable "+
+		"number.", began, loadAverage())
 	cpu := column{"CPU for a request, µs", "µs", func(m measured) float64 { return m.cpu }, true}
 	r.summary(t, page, all)
 	for _, c := range []column{
@@ -171,9 +174,9 @@ func (r *results) write(t *testing.T, e int, all []*contestant, began string) {
 		}
 	}
 	page.Text("## Handshakes")
-	page.Text("A connection is opened, its handshake made, and closed; 8 at a time. The client is on the other core " +
-		"and costs more than most servers, so handshakes a second are what a server's CPU allows: a second by " +
-		"the CPU for one.")
+	page.Text("Each connection is opened, makes its handshake, and is closed; 8 run concurrently. The client is on " +
+		"the other core and costs more than most servers, so the handshakes per second of a core are computed: one " +
+		"second divided by the CPU time of a handshake.")
 	kinds := names(shakes(), func(s shake) string { return s.name })
 	r.table(page, "CPU for a handshake, µs", kinds, all, cpu)
 	r.table(page, "handshakes a second of one core", kinds, all,
@@ -185,7 +188,7 @@ func (r *results) write(t *testing.T, e int, all []*contestant, began string) {
 	}
 	r.routes(t, page)
 	writeProfiles(t, page, r.profiled)
-	about, err := os.ReadFile("profile.md") // by hand, of the profile
+	about, err := os.ReadFile("profile.md") // written by hand, about the profile
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -202,7 +205,7 @@ func names[T any](list []T, of func(T) string) (out []string) {
 	return out
 }
 
-// summary is the one table that says what matters: ratios to nginx, by group.
+// summary is the most important table: ratios to nginx, by group.
 func (r *results) summary(t *testing.T, page *result.Page, all []*contestant) {
 	t.Helper()
 	page.Text("## In short")
@@ -228,7 +231,7 @@ func (r *results) summary(t *testing.T, page *result.Page, all []*contestant) {
 	page.Table(rows)
 }
 
-// ratios are those of the rounds.
+// ratios returns those of the rounds.
 func (r *results) ratios(what, one, other string, of func(measured) float64) (list []float64) {
 	us, them := r.pick(what, one, of), r.pick(what, other, of)
 	for i := range min(len(us), len(them)) {
@@ -306,15 +309,15 @@ func (r *results) plots(t *testing.T, page *result.Page, all []*contestant, c co
 	}
 }
 
-// routes writes what many routes and their changes cost.
+// routes writes the cost of many routes and their changes.
 func (r *results) routes(t *testing.T, page *result.Page) {
 	t.Helper()
 	page.Text("## Memory with 10,000 routes, MiB")
-	page.Text("10,000 hosts of one path each, to 1,000 Services of one endpoint: for Wayleave as many Ingresses, " +
-		"for nginx a `server` for each host and an `upstream` for each Service that keeps 16 connections, for " +
+	page.Text("10,000 hosts with one path each, to 1,000 Services with one endpoint: for Wayleave one Ingress per " +
+		"host, for nginx a `server` for each host and an `upstream` with 16 idle connections for each Service, for " +
 		"HAProxy a map file and a backend for each Service, for Caddy a route for each host, for ReverseProxy a " +
-		"map. A tenth of them was asked for once. Where a program has several processes (nginx's master), they are " +
-		"summed; proportional counts shared pages once.")
+		"map. A tenth of the hosts was requested once. If a program has several processes (nginx's master), they " +
+		"are summed; proportional counts shared pages once.")
 	rows := [][]string{{"program", "resident", "proportional"}}
 	agent := 0.0
 	for _, h := range r.held {
@@ -322,17 +325,17 @@ func (r *results) routes(t *testing.T, page *result.Page) {
 		agent = max(agent, h.agent)
 	}
 	page.Table(rows)
-	page.Text("Beside that, the agent that feeds Wayleave's proxy holds %s MiB for source, model and plans of these "+
-		"routes; others have a controller for that, which is not in the table.", result.Number(agent))
+	page.Text("In addition, the agent that feeds Wayleave's proxy holds %s MiB for source, model and plans of these "+
+		"routes; the others need a controller for that, which is not in the table.", result.Number(agent))
 	page.Text("## From a change to served, 1,000 routes")
-	page.Text("All of 1,000 routes change, 200 of them in a second; each tenth is asked for by new connections, " +
-		"every 2 ms, until the new endpoint answers. Wayleave is told each change as an Ingress by its API server, " +
-		"so its number has the watch, the model, the plan, the feed and the table in it. The others are given a " +
-		"controller that costs nothing and never waits: it writes the whole configuration with all changes that are " +
-		"there, has it loaded (nginx: SIGHUP; HAProxy: SIGUSR2 to its master; Caddy: POST to /load), and begins " +
-		"again when a change of that is served. A real controller for nginx waits between reloads. HAProxy could " +
-		"change a map by its runtime API without a reload; a new backend or certificate cannot be had so in this " +
-		"version. CPU is that of all processes by the number of changes, Wayleave's with its agent.")
+	page.Text("All of 1,000 routes change, 200 per second; every tenth is requested over new connections, every 2 " +
+		"ms, until the new endpoint answers. Wayleave receives each change as an Ingress from its API server, so " +
+		"its time includes the watch, the model, the plan, the feed and the table. The others get an ideal " +
+		"controller that costs nothing and never waits: it writes the complete configuration with all changes so " +
+		"far, loads it (nginx: SIGHUP; HAProxy: SIGUSR2 to its master; Caddy: POST to /load), and starts again when " +
+		"one of these changes is served. A real controller for nginx waits between reloads. HAProxy could change a " +
+		"map through its runtime API without a reload, but in this version not add a backend or a certificate. CPU " +
+		"is that of all processes divided by the number of changes, Wayleave's with its agent.")
 	rows = [][]string{{"program", "p50, ms", "p99, ms", "most, ms", "CPU for a change, ms", "times loaded",
 		"looks without a 200"}}
 	var labels []string
@@ -384,7 +387,7 @@ func versions(all []*contestant) string {
 	return strings.Join(list, ", ") + "; ReverseProxy is Go's httputil.ReverseProxy"
 }
 
-// pick are the values of one program, by round.
+// pick returns the values of one program, by round.
 func (r *results) pick(load, program string, of func(measured) float64) (list []float64) {
 	for _, m := range r.runs {
 		if m.load == load && m.program == program {

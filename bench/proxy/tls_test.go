@@ -27,7 +27,7 @@ import (
 	"wayleave.dev/proxy/upstream"
 )
 
-// compared is a table of two answers, with what decides where they differ.
+// compared is a table of two answers, with the reason if they differ.
 type compared struct {
 	t                       *testing.T
 	why                     map[string]string
@@ -35,18 +35,18 @@ type compared struct {
 	all, same, ours, others int
 }
 
-// row compares one case. good are answers that serve it; more are cells in front of the reason.
+// row compares one case. good are answers that serve it; more are cells before the reason.
 func (c *compared) row(name, own, nginx string, good func(string) bool, more ...string) {
 	c.all++
 	if own == nginx {
 		c.same++
 		if c.why[name] != "" {
-			c.t.Errorf("%s: both say %s; the reason for a difference is out of date", name, own)
+			c.t.Errorf("%s: both answer %s; the reason for a difference is out of date", name, own)
 		}
 		return
 	}
 	if c.why[name] == "" {
-		c.t.Errorf("%s\t(%s; nginx: %s) no reason is written for that", name, own, nginx)
+		c.t.Errorf("%s\t(%s; nginx: %s) the reason is missing", name, own, nginx)
 	}
 	switch {
 	case good(nginx) && !good(own):
@@ -57,7 +57,7 @@ func (c *compared) row(name, own, nginx string, good func(string) bool, more ...
 	c.rows = append(c.rows, append(append([]string{name, own}, more...), nginx, c.why[name]))
 }
 
-// TestTLS puts what nginx accepts in TLS beside what we accept, and writes docs/proxy-tls.md.
+// TestTLS compares what nginx accepts in TLS with what Wayleave accepts, and writes docs/proxy-tls.md.
 func TestTLS(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("network namespaces need root (CAP_SYS_ADMIN)")
@@ -87,22 +87,22 @@ func TestTLS(t *testing.T) {
 	if t.Failed() {
 		return
 	}
-	page := result.New(result.Docs, "proxy-tls", "TLS: what we accept beside nginx")
-	page.Text("Which certificates of Secrets are served, and which endpoints are reached by TLS. " +
+	page := result.New(result.Docs, "proxy-tls", "Comparison with nginx: TLS")
+	page.Text("This page lists which certificates of Secrets are served, and which endpoints are reached by TLS. " +
 		"[proxy-server.md](proxy-server.md#certificates) says which certificate a client gets.")
-	page.Text("`cd bench && go test -run TestTLS ./proxy` tries %d pairs of certificate and key, and %d endpoints, "+
-		"with Wayleave and with nginx %s (OpenSSL %s) with Debian's defaults, and made this page. Only differences "+
-		"are listed, each with what decides it.",
+	page.Text("`cd bench && go test -run TestTLS ./proxy` generates this page: it tries %d pairs of certificate and "+
+		"key, and %d endpoints, with Wayleave and with nginx %s (OpenSSL %s) with Debian's defaults. Only "+
+		"differences are listed, each with the reason.",
 		secrets.all, speak.all, version("nginx -v"), version("openssl version"))
 	page.Text("## Certificates of Secrets")
 	page.Text("%d of %d pairs have the same answer. nginx accepts %d that Wayleave refuses; Wayleave serves %d that "+
-		"nginx refuses. A pair that is refused leaves the last good one in place, and an Event says why. Bounds: %d "+
-		"certificates, %d KiB of them, RSA keys of %d to %d bits.",
+		"nginx refuses. If a pair is refused, the last valid one stays in use, and an Event gives the reason. "+
+		"Bounds: %d certificates, %d KiB in total, RSA keys of %d to %d bits.",
 		secrets.same, secrets.all, secrets.ours, secrets.others, keypair.MaxCertificates, keypair.MaxChain>>10,
 		keypair.MinRSA, keypair.MaxRSA)
 	page.Table(append([][]string{{"pair", "Wayleave", "nginx", "why"}}, secrets.rows...))
-	page.Text("Two certificates for one host, such as ECDSA and RSA, are not chosen from: the Secret of the oldest " +
-		"Ingress is used, and an Event names the other one. ingress-nginx has one for each host, too.")
+	page.Text("A host has one certificate: if there are two, such as ECDSA and RSA, the Secret of the oldest Ingress " +
+		"is used, and an Event names the other one. ingress-nginx has one for each host, too.")
 	page.Text("## Endpoints")
 	page.Text("The certificate of an endpoint is not verified, as in ingress-nginx by default. %d of %d endpoints "+
 		"have the same answer. nginx reaches %d by default that Wayleave does not; Wayleave reaches %d that nginx "+
@@ -111,15 +111,15 @@ func TestTLS(t *testing.T) {
 		speak.same, speak.all, speak.ours, speak.others)
 	page.Table(append([][]string{{"endpoint", "Wayleave", "with the settings", "nginx", "why"}}, speak.rows...))
 	page.Text("## Clients")
-	page.Text("Clients speak TLS 1.2 or 1.3 with forward secrecy, as ingress-nginx's defaults ask (`ssl-protocols`, " +
-		"`ssl-ciphers`). nginx's own default takes TLS 1.0 and 1.1, and the RSA key exchange, too; they are refused " +
-		"here, and there is no setting (RFC 8996).")
+	page.Text("Clients must use TLS 1.2 or 1.3 with forward secrecy, like ingress-nginx's defaults (`ssl-protocols`, " +
+		"`ssl-ciphers`). nginx's own defaults also accept TLS 1.0 and 1.1, and the RSA key exchange; Wayleave " +
+		"refuses them, without a setting (RFC 8996).")
 	if err := page.Write(); err != nil {
 		t.Fatal(err)
 	}
 }
 
-// handshake has OpenSSL's client connect.
+// handshake connects OpenSSL's client.
 func handshake(ns *testnet.NS, port int) string {
 	out, _ := ns.Try("openssl", "s_client", "-connect", fmt.Sprintf("127.0.0.1:%d", port), "-servername",
 		keypairtest.Name, "-cipher", "ALL:@SECLEVEL=0")
@@ -129,7 +129,7 @@ func handshake(ns *testnet.NS, port int) string {
 	return "loaded, no handshake"
 }
 
-// ownPairs are what Wayleave does with each pair.
+// ownPairs returns Wayleave's result for each pair.
 func ownPairs(t *testing.T, ns *testnet.NS, cases []keypairtest.Case) map[string]string {
 	t.Helper()
 	certs, err := server.NewCertificates()
@@ -163,7 +163,7 @@ func ownPairs(t *testing.T, ns *testnet.NS, cases []keypairtest.Case) map[string
 	return out
 }
 
-// nginxPairs are what nginx does with each pair.
+// nginxPairs returns nginx's result for each pair.
 func nginxPairs(t *testing.T, ns *testnet.NS, cases []keypairtest.Case) map[string]string {
 	t.Helper()
 	dir := t.TempDir()
@@ -202,7 +202,7 @@ func nginxPairs(t *testing.T, ns *testnet.NS, cases []keypairtest.Case) map[stri
 	return out
 }
 
-// endpoint is a server that a proxy speaks TLS to.
+// endpoint is a server to which a proxy connects by TLS.
 type endpoint struct {
 	name string
 	port int
@@ -282,7 +282,7 @@ func endpointsOf(t *testing.T, ns *testnet.NS, cases []keypairtest.Case) (list [
 	return append(list, sha1Server(t, ns, cases))
 }
 
-// sha1Server signs its handshakes by SHA-1 alone.
+// sha1Server signs its handshakes only with SHA-1.
 func sha1Server(t *testing.T, ns *testnet.NS, cases []keypairtest.Case) endpoint {
 	t.Helper()
 	dir := t.TempDir()
@@ -302,7 +302,7 @@ func sha1Server(t *testing.T, ns *testnet.NS, cases []keypairtest.Case) endpoint
 	return endpoint{"handshakes signed by SHA-1 alone", port}
 }
 
-// askEndpoints asks each endpoint through Wayleave, by default and with all settings, and through nginx.
+// askEndpoints requests each endpoint through Wayleave, by default and with all settings, and through nginx.
 func askEndpoints(t *testing.T, ns *testnet.NS, list []endpoint) (plain, allowed, nginx []string) {
 	t.Helper()
 	dir := t.TempDir()
@@ -329,7 +329,7 @@ func askEndpoints(t *testing.T, ns *testnet.NS, list []endpoint) (plain, allowed
 	return plain, allowed, nginx
 }
 
-// statusOf asks for "/"; a body that breaks off is no 200.
+// statusOf requests "/"; a truncated body does not count as 200.
 func statusOf(t *testing.T, ns *testnet.NS, port int) string {
 	t.Helper()
 	c, err := ns.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port), 5*time.Second)

@@ -23,30 +23,30 @@ import (
 	kernelipvs "wayleave.dev/kernel/ipvs"
 )
 
-// modesFile keeps the runs of the modes, of which docs/bench-modes.md is made. Runs that
-// are there are not made again; remove lines to have them anew.
+// modesFile stores the runs of the modes, from which docs/bench-modes.md is generated. Existing runs are not repeated;
+// remove lines to repeat them.
 const modesFile = "modes.jsonl"
 
 // modeRun is a line of modesFile.
 type modeRun struct {
 	measured
-	// Machine is where, VM says that it was that of hack/test-vm.
+	// Machine describes the machine; VM means the VM of hack/test-vm.
 	Machine string
 	VM      bool
 	// Endpoints of each service.
 	Endpoints int
 }
 
-// TestModes measures the modes beside one another and writes docs/bench-modes.md. It
-// takes half an hour, so it needs WAYLEAVE_MODES: the modes by comma, or "page" to make
-// the page of what is there. IPVS is measured in the VM, beside nftables there:
+// TestModes compares the modes and writes docs/bench-modes.md. It takes half an hour, so it needs WAYLEAVE_MODES: the
+// modes, separated by commas, or "page" to generate the page from existing runs. IPVS is measured in the VM, together
+// with nftables:
 //
 //	cd bench/service && go build -o testdata/proxy ./proxy
 //	TEST_VM_ENV=WAYLEAVE_MODES=nftables,ipvs hack/test-vm ./bench/service TestModes
 //
-// WAYLEAVE_MODES_SIZES and WAYLEAVE_MODES_ENDPOINTS say how many of these.
+// WAYLEAVE_MODES_SIZES and WAYLEAVE_MODES_ENDPOINTS set the numbers of services and endpoints.
 //
-// It prints lines that begin with "result:", and what follows goes to modesFile.
+// It prints lines that begin with "result:"; the rest of the line belongs into modesFile.
 func TestModes(t *testing.T) {
 	want := os.Getenv("WAYLEAVE_MODES")
 	if want == "" {
@@ -81,7 +81,7 @@ func TestModes(t *testing.T) {
 		case size >= 10000 || vm && size > 100:
 			times = 1
 		case vm:
-			times = 2 // the first to run finds cold caches
+			times = 2 // the first run finds cold caches
 		}
 		for round := range times {
 			for i := range names {
@@ -115,15 +115,14 @@ func TestModes(t *testing.T) {
 	}
 }
 
-// inVM says whether this is the VM of hack/test-vm.
+// inVM reports whether this is the VM of hack/test-vm.
 func inVM() bool {
 	raw, _ := os.ReadFile("/etc/hosts")
 	_, err := os.Stat("/src/tests")
 	return err == nil && len(raw) > 0
 }
 
-// proxyProgram builds the proxy, or takes the one that was built before: the VM has no
-// compiler.
+// proxyProgram builds the proxy, or uses a prebuilt one: the VM has no compiler.
 func proxyProgram(t *testing.T) string {
 	t.Helper()
 	if inVM() {
@@ -138,8 +137,8 @@ func proxyProgram(t *testing.T) string {
 	return bin
 }
 
-// countRules is how many rules the mode has in the kernel for IPv4 and IPv6; virtual
-// servers and their backends are counted as rules.
+// countRules returns how many rules the mode has in the kernel for IPv4 and IPv6; virtual servers and their backends
+// count as rules.
 func countRules(t *testing.T, n *testnet.NS, mode string) (total int) {
 	t.Helper()
 	switch mode {
@@ -151,7 +150,7 @@ func countRules(t *testing.T, n *testnet.NS, mode string) (total int) {
 	case "ipvs":
 		total = strings.Count(n.Run("ipvsadm", "-Ln"), "\n") - 3
 	}
-	// the program nft takes long to list that
+	// The program nft takes long to list them.
 	c, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: n.FD()})
 	if err != nil {
 		t.Fatal(err)
@@ -203,7 +202,7 @@ func keepRun(t *testing.T, r modeRun) {
 	}
 }
 
-// shapes are the numbers of services and endpoints that were measured.
+// shapes are the measured numbers of services and endpoints.
 func shapes(got []modeRun) (out [][2]int) {
 	for _, r := range got {
 		if s := [2]int{r.Services, r.Endpoints}; !slices.Contains(out, s) {
@@ -214,26 +213,26 @@ func shapes(got []modeRun) (out [][2]int) {
 	return out
 }
 
-// writeModes makes the page.
+// writeModes generates the page.
 func writeModes(t *testing.T, got []modeRun) {
 	t.Helper()
-	page := result.New(result.Docs, "bench-modes", "The modes, measured")
+	page := result.New(result.Docs, "bench-modes", "Benchmark: modes of the service proxy")
 	machine := map[bool]string{}
 	for _, r := range got {
 		machine[r.VM] = r.Machine
 	}
-	page.Text("Made by `TestModes` in bench/service, which says how: %s; ipvs and the nftables column beside it in "+
-		"the VM of `make test-vm` (%s), which is emulated and many times slower: compare only within a table. "+
-		"Medians of %d interleaved runs up to 1,000 services. At 10,000, and in the VM, it is one run or two, and "+
-		"those at 10,000 were not made side by side: some were made again up to half an hour later, since CPU at "+
-		"rest had counted the end of the start. The machine did much other work meanwhile (load 14 to 26 on 2 "+
-		"cores), so that a ratio there may be off by two or three times: the start of iptables (nft) with 2 "+
-		"endpoints was 9.8 times that of nftables in the first run, which was beside it, and 25.6 times in the one "+
-		"kept. One fake API server. Times are seen by packets: from the start of the process, or the event of the "+
-		"API server, until a connection is answered by the right endpoint. ipvs makes one virtual server after the "+
-		"other, in no order, so its full sync is longer than the one service shows by which it is seen; the other "+
-		"modes have all services at once. CPU is that of the process and of the programs that it ran; memory is its "+
-		"own. When to use which mode: [services.md](services.md#modes).",
+	page.Text("`TestModes` in bench/service generates this page and describes how: %s; ipvs and the nftables column "+
+		"next to it in the VM of `make test-vm` (%s), which is emulated and many times slower: compare only within "+
+		"a table. Medians of %d interleaved runs up to 1,000 services. At 10,000, and in the VM, there are one or "+
+		"two runs, and those at 10,000 were not interleaved: some were repeated up to half an hour later, because "+
+		"CPU at rest had included the end of the start. The machine was busy with other work (load 14 to 26 on 2 "+
+		"cores), so a ratio there may be off by a factor of two or three: the start of iptables (nft) with 2 "+
+		"endpoints took 9.8 times as long as that of nftables in the first, interleaved run, and 25.6 times in the "+
+		"run that is shown. One fake API server. Times are measured by packets: from the start of the process, or "+
+		"the event of the API server, until the right endpoint answers a connection. ipvs creates one virtual "+
+		"server after the other, in no order, so its full sync takes longer than the one service shows that is "+
+		"probed; the other modes program all services at once. CPU is that of the process and of the programs that "+
+		"it ran; memory is its own. When to use which mode: [services.md](services.md#modes).",
 		machine[false], machine[true], rounds)
 	ms := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 	for _, row := range []struct {

@@ -1,4 +1,4 @@
-// Package service measures the service proxy beside kube-proxy, both on one fake API.
+// Package service compares the service proxy with kube-proxy, each with the same fake API server.
 package service
 
 import (
@@ -42,26 +42,26 @@ const (
 
 func sizes() []int { return []int{100, 1000, 10000} }
 
-// measured is what one run of one program showed: a line of resultsFile.
+// measured is the result of one run of one program: a line of resultsFile.
 type measured struct {
 	Services int
 	Program  string
 	// Times of a full sync, of a change (the median) and of a connection (the median).
 	Sync, Change, Connect time.Duration
-	// CPU used in churnFor and in rest.
+	// CPU time in churnFor and in rest.
 	Churn, Rest time.Duration
 	Memory      int64
-	// First is Connect through the first of the services, Rules what the kernel has, Round
-	// the run; of the modes' runs alone.
+	// First is Connect through the first of the services, Rules the number of rules in the kernel, Round the run; only
+	// for runs of the modes.
 	First time.Duration `json:",omitempty"`
 	Rules int           `json:",omitempty"`
 	Round int           `json:",omitempty"`
-	// Failed says why there are no numbers.
+	// Failed explains why there are no numbers.
 	Failed string `json:",omitempty"`
 }
 
-// resultsFile keeps the runs, of which the page is made. With WAYLEAVE_BENCH_ADD set,
-// those that are there are not run again: a run of all takes an hour.
+// resultsFile stores the runs, from which the page is generated. With WAYLEAVE_BENCH_ADD set, existing ones are not
+// repeated: running all takes an hour.
 const resultsFile = "results.jsonl"
 
 func read(t *testing.T) (list []measured) {
@@ -103,7 +103,7 @@ type contestant struct {
 
 const master = "http://127.0.0.1:6443"
 
-// TestService measures all and writes docs/bench-service.md.
+// TestService makes all measurements and writes docs/bench-service.md.
 func TestService(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
@@ -126,12 +126,12 @@ func TestService(t *testing.T) {
 			return kubeproxy.Start(t, bin, n, "node1", "iptables", master, "10.244.0.0/16")
 		}},
 	}
-	page := result.New(result.Docs, "bench-service", "Services, measured")
-	page.Text("`make bench` made this page: %s; kube-proxy %s with minSyncPeriod 1 ms (0 is its default, 1 s). "+
-		"Medians of %d interleaved runs (at 10,000 services one run of each), each in namespaces of its own, on one "+
-		"fake API server; %d endpoints for each service; a ratio is the other's number by Wayleave's. Times are "+
-		"seen by packets: from the start of the process, or the event of the API server, until a connection is "+
-		"answered by the right endpoint.",
+	page := result.New(result.Docs, "bench-service", "Benchmark: Services")
+	page.Text("`make bench` generates this page: %s; kube-proxy %s with minSyncPeriod 1 ms (0 is its default, 1 s). "+
+		"Medians of %d interleaved runs (at 10,000 services one run of each), each in its own namespaces, with one "+
+		"fake API server; %d endpoints per service; a ratio is the other's value divided by Wayleave's. Times are "+
+		"measured by packets: from the start of the process, or the event of the API server, until the right "+
+		"endpoint answers a connection.",
 		result.Machine(), version, rounds, perService)
 	if os.Getenv("WAYLEAVE_BENCH_ADD") == "" {
 		if err := os.Remove(resultsFile); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -164,8 +164,7 @@ func TestService(t *testing.T) {
 	write(t, page, all, read(t))
 }
 
-// roundsOf is how often each program is run; at 10,000 services kube-proxy takes a
-// quarter of an hour each time.
+// roundsOf is how often each program runs; at 10,000 services kube-proxy takes a quarter of an hour each time.
 func roundsOf(size int) int {
 	if size >= 10000 {
 		return 1
@@ -243,7 +242,7 @@ func write(t *testing.T, page *result.Page, all []contestant, got []measured) {
 	}
 }
 
-// measure runs one program on a node with so many services of so many endpoints.
+// measure runs one program on a node with the given numbers of services and endpoints.
 func measure(t *testing.T, c contestant, size, per int) (m measured) {
 	m.Services, m.Program = size, c.name
 	node, client, server := testnet.New(t, "node"), testnet.New(t, "client"), testnet.New(t, "server")
@@ -277,7 +276,7 @@ func measure(t *testing.T, c contestant, size, per int) (m measured) {
 		return m
 	}
 	m.Sync = time.Since(start)
-	node.ForgetFlows() // of what was tried too early: who uses that port again is not translated
+	node.ForgetFlows() // of early attempts: a reused port would not be translated
 	settle(t, p)
 	var err error
 	if m.Memory, err = p.Memory(); err != nil {
@@ -303,14 +302,14 @@ func measure(t *testing.T, c contestant, size, per int) (m measured) {
 	return m
 }
 
-// settle waits until the program is idle for a second, or as busy as it stays.
+// settle waits until the program is idle for a second, or its load is steady.
 func settle(t *testing.T, p *kubeproxy.Process) {
 	t.Helper()
 	last, now := time.Duration(0), time.Duration(0)
 	for end := time.Now().Add(deadline); time.Now().Before(end); last, now = now, 0 {
 		for range 5 {
 			used := cpuOf(t, p, func() { time.Sleep(time.Second) })
-			if used < 30*time.Millisecond && !p.Runs() { // CPU of a program that it runs counts when that ends
+			if used < 30*time.Millisecond && !p.Runs() { // CPU of a child process counts when that ends
 				return
 			}
 			now += used
@@ -336,13 +335,12 @@ func cpuOf(t *testing.T, p *kubeproxy.Process, fn func()) time.Duration {
 	return after - before
 }
 
-// greet says its address to who connects.
+// greet sends its address to each client.
 func greet(ns *testnet.NS, addr string) {
 	ns.Serve("tcp", addr+":8080", func(c net.Conn) { fmt.Fprintln(c, addr) })
 }
 
-// VIPs of services with an endpoint that answers: the last by name, whose endpoint
-// changes, and the first.
+// VIPs of services with an endpoint that answers: the last by name, whose endpoint changes, and the first.
 const probeVIP, firstVIP = "10.96.255.250", "10.96.255.249"
 
 // until connects to the probe until the right endpoint answers.
@@ -364,7 +362,7 @@ func until(client *testnet.NS, want string) error {
 	return fmt.Errorf("no answer of %s within %s, but %q", want, deadline, got)
 }
 
-// dial is the time of a connection's handshake.
+// dial returns the time of a connection's handshake.
 func dial(t *testing.T, client *testnet.NS, vip string) time.Duration {
 	t.Helper()
 	var took []time.Duration
@@ -386,7 +384,7 @@ func dial(t *testing.T, client *testnet.NS, vip string) time.Duration {
 	return result.Median(took)
 }
 
-// fill makes the cluster: one node, so many services, and the probe.
+// fill writes the cluster: one node, the given number of services, and the probe.
 func fill(api *fakeapi.Server, size, per int) {
 	api.Put(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "default"}},
 		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node1"},
@@ -409,7 +407,7 @@ func svc(ns, name, ip string) *corev1.Service {
 			Ports:                 []corev1.ServicePort{{Protocol: corev1.ProtocolTCP, Port: 80}}}}
 }
 
-// endpoints are those of a service, so many; another version has another last one.
+// endpoints returns those of a service; another version has another last one.
 func endpoints(i, per, version int) *discoveryv1.EndpointSlice {
 	var list []string
 	for k := range per {

@@ -23,7 +23,7 @@ func TestImportCorefile(t *testing.T) {
 		t.Errorf("error is %v", err)
 	}
 	if want := "line 2: note: errors: built in: failures are logged and counted\nline 6: not carried over: rewrite: " +
-		"an ExternalName Service or `dns.hosts` may do it\n"; notes.String() != want {
+		"use an ExternalName Service or `dns.hosts`\n"; notes.String() != want {
 		t.Errorf("said\n%s\nwant\n%s", &notes, want)
 	}
 	// What is printed is a settings file.

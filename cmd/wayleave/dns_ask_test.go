@@ -39,19 +39,20 @@ func TestAskingTheDNSContainer(t *testing.T) {
 		socket, args, want string
 		status             int
 	}{
-		{socket, "query --as pod/default/web google.com AAAA", "pod default/web is none that this node's DNS knows", 1},
-		{socket, "query --as default/web google.com", "pod default/web is none that this node's DNS knows", 1},
+		{socket, "query --as pod/default/web google.com AAAA",
+			"pod default/web is not known by address to this node's DNS", 1},
+		{socket, "query --as default/web google.com", "pod default/web is not known by address to this node's DNS", 1},
 		{socket, "query --as svc/default/web google.com",
 			`--as: "svc/default/web" is a svc; pod/NAMESPACE/NAME is allowed`, 2},
 		{socket, "query google.com", `--as: "" is no name of an object; pod/NAMESPACE/NAME is allowed`, 2},
-		{socket, "query --as pod/default/web google.com nonsense", `type "nonsense" is none`, 1},
+		{socket, "query --as pod/default/web google.com nonsense", `"nonsense" is not a record type`, 1},
 		{none, "query --as pod/default/web google.com", "no such file", 1},
 		{socket, "log --for 1s", "--pod pod/NAMESPACE/NAME, --name NAME, or both", 2},
 		{socket, "log --pod web", `"web" is no name of an object`, 2},
 		{socket, "log --name a.b --for 9h", "at most 1h", 1},
 		{socket, "log --pod default/web --for 20ms",
-			"pod default/web is not known on this node now\n# the end: 0 queries", 0},
-		{socket, "log --pod pod/default/web --for 20ms -o json", "{\"line\":\"# the end: 0 queries", 0},
+			"pod default/web is currently not known on this node\n# end: 0 queries", 0},
+		{socket, "log --pod pod/default/web --for 20ms -o json", "{\"line\":\"# end: 0 queries", 0},
 	} {
 		var out bytes.Buffer
 		command := commands.Root(deploy.Dev(), nil, c.socket)

@@ -18,27 +18,25 @@ import (
 // Bounds of the cache.
 const (
 	cacheShards = 16
-	// cacheOverhead is what an entry takes in addition to its bytes.
+	// cacheOverhead is the memory of an entry in addition to its bytes.
 	cacheOverhead = 256
 	// StaleTTL is the TTL of expired replies (RFC 8767, 4).
 	StaleTTL = 30
-	// StaleRecheck is how long a server that failed is left alone by an entry that
-	// is served past its time (RFC 8767, 5).
+	// StaleRecheck is how long an entry is served stale before a failed server is queried again (RFC 8767, 5).
 	StaleRecheck = 30 * time.Second
-	// FailureTTL is how long a failure is remembered (RFC 9520, 3.2).
+	// FailureTTL is how long a failure is cached (RFC 9520, 3.2).
 	FailureTTL = time.Second
-	// PrefetchHits make an entry popular: it is fetched anew in the last tenth of
-	// its time.
+	// PrefetchHits make an entry popular: it is refreshed in the last tenth of its lifetime.
 	PrefetchHits = 3
-	// evictionSample entries are looked at, and the one unused for longest goes.
+	// evictionSample entries are compared, and the least recently used one is evicted.
 	evictionSample = 8
 )
 
-// Hit is what a look into the cache found.
+// Hit is the result of a cache lookup.
 type Hit int
 
-// Miss is nothing of use; Fresh a reply; Stale one past its time, told because
-// servers fail; Refresh one of both that the caller should fetch anew, once.
+// Miss means no usable entry, Fresh a reply, Stale an expired reply that is served because servers fail, Refresh either
+// of them, which the caller should refresh, once.
 const (
 	Miss Hit = iota
 	Fresh
@@ -46,9 +44,8 @@ const (
 	Refresh
 )
 
-// Cache keeps replies of other servers as bytes, with negative ones (RFC 2308) and
-// those past their time (RFC 8767), apart for queries with the bits DO and CD. A
-// look allocates nothing. Safe for concurrent use.
+// Cache keeps replies of upstream servers as bytes, including negative ones (RFC 2308) and expired ones (RFC 8767),
+// separately for queries with the bits DO and CD. A lookup allocates nothing. Safe for concurrent use.
 type Cache struct {
 	limits atomic.Pointer[schema.CacheLimits]
 	seed   maphash.Seed
@@ -60,14 +57,14 @@ type shard struct {
 	mu      sync.RWMutex
 	entries map[string]*Entry
 	bytes   int
-	// Counted here, so that cores seldom share a cache line.
+	// Counted per shard, so that cores seldom share a cache line.
 	hits, denials, misses, stale, prefetched, evicted atomic.Uint64
 }
 
-// Entry is immutable but for the atomics. Times are since Cache.start.
+// Entry is immutable except for the atomics. Times are since Cache.start.
 type Entry struct {
 	wire     []byte   // a reply with id 0 and without OPT
-	ttls     []uint16 // where TTLs are
+	ttls     []uint16 // offsets of TTLs
 	sets     []set    // of addresses, which are rotated
 	denial   bool
 	stored   time.Duration
@@ -79,9 +76,9 @@ type Entry struct {
 	fetching atomic.Bool
 }
 
-// New makes a cache that keeps nothing until it has limits.
+// New returns a cache that keeps nothing until limits are set.
 func New() *Cache {
-	// The start lies back, so that no time is 0.
+	// The start lies in the past, so that no time is 0.
 	c := &Cache{seed: maphash.MakeSeed(), start: time.Now().Add(-time.Hour)}
 	c.limits.Store(&schema.CacheLimits{})
 	for i := range c.shards {
@@ -90,7 +87,7 @@ func New() *Cache {
 	return c
 }
 
-// Limit replaces the limits. What is kept stays until it is in the way.
+// Limit replaces the limits. Existing entries stay until they are evicted.
 func (c *Cache) Limit(l schema.CacheLimits) {
 	c.limits.Store(&l)
 	if l.Bytes == 0 {
@@ -98,7 +95,7 @@ func (c *Cache) Limit(l schema.CacheLimits) {
 	}
 }
 
-// Clear forgets everything.
+// Clear removes all entries.
 func (c *Cache) Clear() {
 	for i := range c.shards {
 		s := &c.shards[i]
@@ -108,7 +105,7 @@ func (c *Cache) Clear() {
 	}
 }
 
-// Size is the number of entries and of bytes.
+// Size returns the number of entries and of bytes.
 func (c *Cache) Size() (entries, bytes int) {
 	for i := range c.shards {
 		s := &c.shards[i]
@@ -119,10 +116,10 @@ func (c *Cache) Size() (entries, bytes int) {
 	return entries, bytes
 }
 
-// Counts are what the cache has done.
+// Counts are the counters of the cache.
 type Counts struct{ Hits, Denials, Misses, Stale, Prefetched, Evicted uint64 }
 
-// Counts adds up what all parts of the cache counted.
+// Counts sums up the counters of all shards.
 func (c *Cache) Counts() (n Counts) {
 	for i := range c.shards {
 		s := &c.shards[i]
@@ -136,10 +133,9 @@ func (c *Cache) Counts() (n Counts) {
 	return n
 }
 
-// Lookup appends the reply to a query to dst, when it is in the cache and the query
-// is a usual one: one question, nothing else but EDNS. size is the largest reply
-// that the transport carries: up to maxUDP the client's wish goes first. The letters of
-// the name are as the client wrote them.
+// Lookup appends the reply to a query to dst if it is in the cache and the query is a usual one: one question, and
+// nothing else except EDNS. size is the largest reply that the transport carries; up to maxUDP the client's size takes
+// precedence. The letter case of the name is the client's.
 func (c *Cache) Lookup(dst, query []byte, size int, now time.Time) ([]byte, Hit) {
 	var key [MaxKey]byte
 	q, ok := Parse(query, &key)
@@ -156,7 +152,7 @@ func (c *Cache) Lookup(dst, query []byte, size int, now time.Time) ([]byte, Hit)
 	return e.reply(dst, query, q, size, now.Sub(c.start)), hit
 }
 
-// Find looks an entry up, and counts.
+// Find looks up an entry, and counts the result.
 func (c *Cache) Find(key []byte, now time.Time) (*Entry, Hit) {
 	s := c.shard(key)
 	s.mu.RLock()
@@ -183,7 +179,7 @@ func (c *Cache) Find(key []byte, now time.Time) (*Entry, Hit) {
 	return e, hit
 }
 
-// look says what an entry is good for at a time.
+// look returns how an entry can be used at a time.
 func (e *Entry) look(at time.Duration) Hit {
 	e.used.Store(int64(at))
 	if at < e.fresh {
@@ -197,14 +193,14 @@ func (e *Entry) look(at time.Duration) Hit {
 	if at >= e.stale || failed == 0 {
 		return Miss
 	}
-	// One client waited for a dead server; the next need not.
+	// One client waited for a dead server; later ones need not.
 	if at >= failed+StaleRecheck && e.fetching.CompareAndSwap(false, true) {
 		return Refresh
 	}
 	return Stale
 }
 
-// Old is an entry that is not too old to be told when servers fail.
+// Old returns an entry that may still be served stale if servers fail.
 func (c *Cache) Old(key []byte, now time.Time) *Entry {
 	s := c.shard(key)
 	s.mu.RLock()
@@ -215,10 +211,10 @@ func (c *Cache) Old(key []byte, now time.Time) *Entry {
 	return nil
 }
 
-// Missed counts a query that servers must be asked for.
+// Missed counts a query that is forwarded.
 func (c *Cache) Missed(key []byte) { c.shard(key).misses.Add(1) }
 
-// ServedStale counts a reply that was told past its time by the slow way.
+// ServedStale counts an expired reply that the slow path served.
 func (c *Cache) ServedStale(key []byte) { c.shard(key).stale.Add(1) }
 
 func (c *Cache) shard(key []byte) *shard {
@@ -259,7 +255,7 @@ func (e *Entry) reply(dst, query []byte, q asked, size int, at time.Duration) []
 	return dst
 }
 
-// rotate starts each set of addresses at random, as those of the cluster's names.
+// rotate starts each set of addresses at a random one, like those of cluster names.
 func (e *Entry) rotate(m []byte) {
 	for _, s := range e.sets {
 		have, to := e.wire[s.at:s.at+s.each*s.n], m[s.at:]
@@ -268,7 +264,7 @@ func (e *Entry) rotate(m []byte) {
 	}
 }
 
-// age takes the time in the cache off the TTLs.
+// age subtracts the time in the cache from the TTLs.
 func (e *Entry) age(m []byte, at time.Duration) {
 	gone := uint32((at - e.stored) / time.Second)
 	for _, o := range e.ttls {
@@ -281,7 +277,7 @@ func (e *Entry) age(m []byte, at time.Duration) {
 	}
 }
 
-// Message is an entry as a message, with what is left of its TTLs.
+// Message returns an entry as a message, with the remaining TTLs.
 func (c *Cache) Message(e *Entry, now time.Time) (*dns.Msg, error) {
 	wire := slices.Clone(e.wire)
 	e.age(wire, now.Sub(c.start))
@@ -292,7 +288,7 @@ func (c *Cache) Message(e *Entry, now time.Time) (*dns.Msg, error) {
 	return m, nil
 }
 
-// Put keeps the reply to a question; false when it may not be kept, or does not fit.
+// Put keeps the reply to a question; false if it must not be cached, or does not fit.
 func (c *Cache) Put(key []byte, m *dns.Msg, now time.Time) bool {
 	l := c.limits.Load()
 	life, denial := lifetime(m, l)
@@ -327,7 +323,7 @@ func (c *Cache) put(key []byte, m *dns.Msg, denial bool, life, stale time.Durati
 	return true
 }
 
-// Drop forgets an entry: a newer answer came that may not be kept.
+// Drop removes an entry: a newer answer must not be cached.
 func (c *Cache) Drop(key []byte) {
 	s := c.shard(key)
 	s.mu.Lock()
@@ -335,7 +331,7 @@ func (c *Cache) Drop(key []byte) {
 	s.drop(string(key))
 }
 
-// Unfetched says that an entry which was to be fetched anew was not: the next look may try.
+// Unfetched records that a requested refresh did not happen: the next lookup may request it again.
 func (c *Cache) Unfetched(key []byte) {
 	s := c.shard(key)
 	s.mu.RLock()
@@ -345,7 +341,7 @@ func (c *Cache) Unfetched(key []byte) {
 	}
 }
 
-// Fail remembers that no server had an answer. What was known stays known.
+// Fail records that no server had an answer. Existing replies stay.
 func (c *Cache) Fail(key []byte, m *dns.Msg, now time.Time) {
 	if e := c.Old(key, now); e != nil {
 		e.failed.Store(int64(now.Sub(c.start)))
@@ -357,7 +353,7 @@ func (c *Cache) Fail(key []byte, m *dns.Msg, now time.Time) {
 	}
 }
 
-// Stalled remembers that servers have been too slow for a client.
+// Stalled records that servers were too slow for a client.
 func (c *Cache) Stalled(key []byte, now time.Time) {
 	if e := c.Old(key, now); e != nil && e.failed.Load() == 0 {
 		e.failed.Store(int64(now.Sub(c.start)))
@@ -375,8 +371,8 @@ func (s *shard) drop(key string) {
 	}
 }
 
-// evict drops one entry of a few: one that is of no use, or the one unused for
-// longest. A map's order is random enough for that.
+// evict removes one of a few entries: a useless one, or the least recently used. The order of a map is random enough
+// for that.
 func (s *shard) evict(at time.Duration) bool {
 	var victim string
 	var oldest int64

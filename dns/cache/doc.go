@@ -1,2 +1,2 @@
-// Package cache keeps replies of other servers as bytes, within a bound.
+// Package cache keeps replies of upstream servers as bytes, within a bound.
 package cache

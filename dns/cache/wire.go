@@ -16,24 +16,24 @@ import (
 const (
 	wireHeader = 12
 	optRecord  = 11
-	// maxName is the longest name on the wire; maxKey has type and bits behind it.
+	// maxName is the longest name on the wire; maxKey adds the type and bits.
 	maxName = 255
 	MaxKey  = maxName + 3
 	// adBit is "authenticated data" in the fourth byte of a header.
 	adBit = 0x20
 )
 
-// asked is what a usual query says.
+// asked is the content of a usual query.
 type asked struct {
 	Key       int // length of the key
 	End       int // of the question
-	Size      int // of the reply, as the client wishes
+	Size      int // of the reply, as requested by the client
 	Recursion bool
 	EDNS, Do  bool
 }
 
-// Parse reads a usual query and writes its key: the name in lower case, the type,
-// and the bits DO and CD. It is false for everything unusual.
+// Parse parses a usual query and writes its key: the name in lower case, the type, and the bits DO and CD. It returns
+// false for every unusual query.
 func Parse(b []byte, key *[MaxKey]byte) (q asked, ok bool) {
 	if len(b) < wireHeader+5 || b[2]&0xfe != 0 || b[3]&0x0f != 0 {
 		return q, false // a reply, another opcode, truncated, or with a code
@@ -64,7 +64,7 @@ func Parse(b []byte, key *[MaxKey]byte) (q asked, ok bool) {
 	return q, true
 }
 
-// option reads the only record that a query may have: OPT of version 0.
+// option parses the only record that a query may have: OPT of version 0.
 func (q *asked) option(b []byte) bool {
 	if len(b) < optRecord || b[0] != 0 || binary.BigEndian.Uint16(b[1:]) != dns.TypeOPT || b[6] != 0 {
 		return false
@@ -76,7 +76,7 @@ func (q *asked) option(b []byte) bool {
 	return true
 }
 
-// lowerName copies the name of the question, in lower case; its length with the end.
+// lowerName copies the name of the question in lower case, and returns its length including the root.
 func lowerName(b []byte, to *[MaxKey]byte) (int, bool) {
 	for at := wireHeader; at < len(b); {
 		n := int(b[at])
@@ -110,7 +110,7 @@ func keyBits(do, cd bool) (bits byte) {
 	return bits
 }
 
-// KeyOf is the key of a message's question.
+// KeyOf returns the key of a message's question.
 func KeyOf(q *dns.Msg) ([]byte, error) {
 	b := make([]byte, MaxKey)
 	n, err := dns.PackDomainName(strings.ToLower(q.Question[0].Name), b[:maxName], 0, nil, false)
@@ -123,7 +123,7 @@ func KeyOf(q *dns.Msg) ([]byte, error) {
 	return b[:n+3], nil
 }
 
-// QuestionOf is the query of a key.
+// QuestionOf returns the query of a key.
 func QuestionOf(key []byte) (*dns.Msg, error) {
 	if len(key) < 3 {
 		return nil, errors.New("no key")
@@ -139,9 +139,8 @@ func QuestionOf(key []byte) (*dns.Msg, error) {
 	return q, nil
 }
 
-// lifetime is how long a reply may be kept, and whether it denies something: the
-// least TTL of its answers, or what the SOA says (RFC 2308, 5). Failures and
-// denials without SOA are 0.
+// lifetime returns how long a reply may be cached, and whether it is a denial: the smallest TTL of its answers, or the
+// SOA's value (RFC 2308, 5). It is 0 for failures and for denials without SOA.
 func lifetime(m *dns.Msg, l *schema.CacheLimits) (life time.Duration, denial bool) {
 	if m.Truncated || len(m.Question) != 1 || m.Rcode != dns.RcodeSuccess && m.Rcode != dns.RcodeNameError {
 		return 0, false
@@ -168,7 +167,7 @@ func lifetime(m *dns.Msg, l *schema.CacheLimits) (life time.Duration, denial boo
 	return 0, true
 }
 
-// ttlOf is a record's TTL; one with the highest bit set is 0 (RFC 2181, 8).
+// ttlOf returns a record's TTL; one with the highest bit set is 0 (RFC 2181, 8).
 func ttlOf(rr dns.RR) uint32 {
 	if ttl := rr.Header().Ttl; ttl < 1<<31 {
 		return ttl
@@ -176,8 +175,8 @@ func ttlOf(rr dns.RR) uint32 {
 	return 0
 }
 
-// wireOf packs a reply for the cache, and says where its TTLs are. None is longer
-// than the limit, so that no client keeps a lie that we do not.
+// wireOf packs a reply for the cache, and returns the offsets of its TTLs. TTLs are cut to the limit, so that no client
+// keeps a wrong answer longer than the cache does.
 func wireOf(m *dns.Msg, life uint32, denial bool, l *schema.CacheLimits) (wire []byte, ttls []uint16, ok bool) {
 	most := uint32(l.TTL / time.Second)
 	if denial {
@@ -210,7 +209,7 @@ func withoutOPT(list []dns.RR) []dns.RR {
 	return out
 }
 
-// ttlOffsets finds the TTLs of a message that we packed.
+// ttlOffsets finds the TTLs of a message that this package packed.
 func ttlOffsets(b []byte) ([]uint16, bool) {
 	at := wireHeader
 	var ok bool
@@ -229,12 +228,11 @@ func ttlOffsets(b []byte) ([]uint16, bool) {
 	return out, at == len(b)
 }
 
-// set is neighbouring records of one name with addresses of one family: n records of
-// each bytes, of which the first begins at at.
+// set is a run of records of one name with addresses of one family: n records of each bytes, the first at offset at.
 type set struct{ at, each, n uint16 }
 
-// setsOf finds the sets of two and more in the answers of a message that we packed. All
-// names in one are pointers to the same name, so records can change places.
+// setsOf finds the sets of two and more in the answers of a message that this package packed. All names in one are
+// pointers to the same name, so records can be exchanged.
 func setsOf(raw []byte, ttls []uint16) (out []set) {
 	ttls = ttls[:min(len(ttls), int(binary.BigEndian.Uint16(raw[wire.Answers:])))]
 	var last set

@@ -99,7 +99,7 @@ func TestTranslate(t *testing.T) {
 				" - 10.0.0.9\n"},
 		{"a hosts file", ". {\n hosts /etc/hosts\n}", "{}\nline 2: not carried over: hosts /etc/hosts: files are " +
 			"not read; write the lines of /etc/hosts into the Corefile\nline 2: not carried over: hosts without " +
-			"fallthrough: names that it does not have are asked for upstream\n"},
+			"fallthrough: names that it lacks are forwarded\n"},
 		{"cache", ". {\n cache {\n  success 9984 600\n  denial 9984 60\n  serve_stale 12h\n  prefetch 10\n }\n}",
 			"dns:\n  cacheTTL: 10m0s\n  negativeTTL: 1m0s\n  staleFor: 12h0m0s\n"},
 		{"parts of a cache", ". {\n cache 3600 example.com {\n  keepttl\n  disable denial\n }\n}",
@@ -107,31 +107,31 @@ func TestTranslate(t *testing.T) {
 				"all zones\nline 3: not carried over: cache: keepttl\nline 4: not carried over: disable denial: the " +
 				"cache is for all names outside of the cluster\n"},
 		{"two values of one setting", ". {\n cache 60\n}\na.example {\n cache 30\n}",
-			"dns:\n  cacheTTL: 1m0s\n  negativeTTL: 1m0s\nline 5: not carried over: cacheTTL: 30s; line 2 has said " +
-				"1m0s, and it is one setting for all zones\nline 5: not carried over: negativeTTL: 30s; line 2 has " +
-				"said 1m0s, and it is one setting for all zones\n"},
+			"dns:\n  cacheTTL: 1m0s\n  negativeTTL: 1m0s\nline 5: not carried over: cacheTTL: 30s; line 2 set 1m0s, " +
+				"and there is one setting for all zones\nline 5: not carried over: negativeTTL: 30s; line 2 set " +
+				"1m0s, and there is one setting for all zones\n"},
 		{"options of kubernetes",
 			". {\n kubernetes a.example b.example {\n  namespaces x\n  ttl 5\n  fallthrough\n }\n}",
 			"clusterDomain: a.example\ndns:\n  extraDomains:\n  - b.example\n  pods: disabled\nline 3: not carried " +
 				"over: kubernetes: namespaces x\nline 4: not carried over: ttl 5: names of the cluster have 30 " +
 				"s\nline 5: not carried over: fallthrough : names of the cluster's domain are answered here only; " +
-				"addresses that are not the cluster's are asked upstream anyway\n"},
+				"addresses outside of the cluster are forwarded anyway\n"},
 		{"options of forward", ". {\n forward . 10.0.0.1 {\n  except corp.example\n  force_tcp\n }\n}",
 			"dns:\n  upstreams:\n  - 10.0.0.1:53\nline 3: not carried over: forward: except corp.example\nline 4: " +
 				"not carried over: forward: force_tcp\n"},
 		{"servers by name", ". {\n forward . dns.example /etc/other\n}", "{}\nline 2: not carried over: forward to " +
-			"dns.example: servers are IP addresses, asked by UDP and TCP or tls://\nline 2: not carried over: " +
+			"dns.example: servers must be IP addresses, by UDP and TCP or tls://\nline 2: not carried over: " +
 			"forward to the servers of /etc/other: name them\n"},
 		{"directives that do what we do not", ". {\n rewrite name a.example b.example\n log\n nonsense x\n whoami\n " +
 			"import /etc/coredns/custom/*.override\n}",
-			"{}\nline 2: not carried over: rewrite: an ExternalName Service or `dns.hosts` may do it\nline 3: not " +
+			"{}\nline 2: not carried over: rewrite: use an ExternalName Service or `dns.hosts`\nline 3: not " +
 				"carried over: log: not every query is logged; `wayleave dns log` shows those of a pod or a " +
 				"name\nline 4: not carried over: nonsense: CoreDNS has no such directive of its own\nline 5: not " +
 				"carried over: whoami\nline 6: not carried over: import /etc/coredns/custom/*.override: other files " +
 				"are not read; translate them one by one\n"},
 		{"a block of another protocol", "tls://. {\n forward . 10.0.0.1\n}", "{}\nline 1: not carried over: " +
-			"tls://.: queries come by UDP and TCP\nline 1: not carried over: server block tls://. with all " +
-			"that it has\n"},
+			"tls://.: queries are served by UDP and TCP\nline 1: not carried over: server block tls://. with all its " +
+			"directives\n"},
 		{"snippets", "(up) {\n forward . 10.0.0.1 # ours\n}\n. {\n import up\n}",
 			"dns:\n  upstreams:\n  - 10.0.0.1:53\n"},
 		{"quotes", ". {\n forward . \"10.0.0.1\"\n}", "dns:\n  upstreams:\n  - 10.0.0.1:53\n"},
@@ -254,12 +254,12 @@ func TestOddCorefiles(t *testing.T) {
 				"template: answer a\n  \"b\"\n"},
 		"a variable": {". {\n forward . {$UP}\n}", "{}\nline 2: not carried over: {$UP}: " +
 			"variables of CoreDNS's environment are not known here\nline 2: not carried over: forward to {$UP}: " +
-			"servers are IP addresses, asked by UDP and TCP or tls://\n"},
+			"servers must be IP addresses, by UDP and TCP or tls://\n"},
 		"pods that CoreDNS does not answer for": {". {\n kubernetes cluster.local\n}",
 			"clusterDomain: cluster.local\ndns:\n  pods: disabled\n"},
 		"hosts that hide all else": {"corp.test {\n hosts {\n  192.0.2.1 a.corp.test b.test\n }\n}",
 			"dns:\n  hosts:\n    a.corp.test:\n    - 192.0.2.1\nline 2: not carried over: hosts without " +
-				"fallthrough: names that it does not have are asked for upstream\nline 3: not carried over: hosts: " +
+				"fallthrough: names that it lacks are forwarded\nline 3: not carried over: hosts: " +
 				"b.test is in none of the zones of hosts\n"},
 	} {
 		if got := translated(t, tc.in, allBuilt, false); got != tc.want {

@@ -1,5 +1,5 @@
-// Package corefile translates CoreDNS's configuration to the settings of Wayleave.
-// What cannot be carried over is told by line; nothing is left out in silence.
+// Package corefile translates CoreDNS's configuration to Wayleave's settings. Whatever cannot be translated is reported
+// by line; nothing is dropped silently.
 package corefile
 
 import (
@@ -9,30 +9,30 @@ import (
 	"github.com/coredns/caddy/caddyfile"
 )
 
-// directive is a line with what stands in braces behind it.
+// directive is a line with the block in braces after it.
 type directive struct {
 	line  int
 	name  string
 	args  []string
 	block []directive
-	// braced says that there are braces, maybe with nothing in them.
+	// braced means that there are braces, possibly empty.
 	braced bool
 }
 
-// token is a word; first says that it is the first of its line.
+// token is a word; first means that it is the first of its line.
 type token struct {
 	text  string
 	line  int
 	first bool
 }
 
-// endOfFile is a last word that no Corefile has. A quote without an end takes it in.
+// endOfFile is appended as the last word; no Corefile contains it. An unterminated quote includes it.
 const endOfFile = "\x00"
 
-// lex splits a Corefile into words, as CoreDNS does.
+// lex splits a Corefile into words, like CoreDNS.
 func lex(text string) (out []token, err error) {
 	words := caddyfile.NewDispenser("", strings.NewReader(text+"\n"+endOfFile))
-	last := 0 // line that the word before ended in
+	last := 0 // line in which the previous word ended
 	for words.Next() {
 		word, line := words.Val(), words.Line()
 		out = append(out, token{word, line, line > last})
@@ -45,7 +45,7 @@ func lex(text string) (out []token, err error) {
 	return out[:n], nil
 }
 
-// parse reads server blocks and snippets: directives whose names are the first zone.
+// parse parses server blocks and snippets: directives whose names are the first zone.
 func parse(text string) ([]directive, error) {
 	tokens, err := lex(text)
 	if err != nil {
@@ -58,7 +58,7 @@ func parse(text string) ([]directive, error) {
 	return braceless(list), err
 }
 
-// braceless gives a server block without braces all that follows, as it is read there.
+// braceless gives a server block without braces all directives that follow, as CoreDNS does.
 func braceless(list []directive) []directive {
 	for i, d := range list {
 		if !d.braced && d.name != "import" {
@@ -69,21 +69,21 @@ func braceless(list []directive) []directive {
 	return list
 }
 
-// maxDepth is more than any Corefile has.
+// maxDepth is deeper than any real Corefile.
 const maxDepth = 8
 
-// block reads directives up to a closing brace, which stays.
+// block parses directives up to a closing brace, which it leaves.
 func block(tokens []token, depth int) (list []directive, rest []token, err error) {
 	if depth > maxDepth {
-		return nil, nil, fmt.Errorf("line %d: too many { in each other", tokens[0].line)
+		return nil, nil, fmt.Errorf("line %d: blocks are nested too deeply", tokens[0].line)
 	}
 	for len(tokens) > 0 && tokens[0].text != "}" {
 		d := directive{line: tokens[0].line, name: tokens[0].text}
 		if d.name == "{" {
-			return nil, nil, fmt.Errorf("line %d: a { without a name before it", d.line)
+			return nil, nil, fmt.Errorf("line %d: a { without a name in front of it", d.line)
 		}
 		tokens = tokens[1:]
-		// Zones may go on in the next line behind a comma.
+		// A comma at the end of a line continues the zones in the next one.
 		for len(tokens) > 0 && tokens[0].text != "{" && tokens[0].text != "}" &&
 			(!tokens[0].first || depth == 0 && strings.HasSuffix(last(d), ",")) {
 			d.args = append(d.args, tokens[0].text)
@@ -112,8 +112,8 @@ func last(d directive) string {
 	return d.args[len(d.args)-1]
 }
 
-// snippets takes "(name) { … }" out of the list, and puts their content in the place
-// of "import name", in server blocks and for whole ones.
+// snippets removes "(name) { … }" from the list, and replaces "import name" by its content, within server blocks and in
+// place of them.
 func snippets(list []directive) (servers []directive, err error) {
 	known := map[string][]directive{}
 	for _, d := range list {
@@ -130,7 +130,7 @@ func snippets(list []directive) (servers []directive, err error) {
 	return servers, nil
 }
 
-// maxImports bounds snippets that import others, many times over.
+// maxImports bounds snippets that import others many times.
 const maxImports = 1000
 
 func expand(list []directive, known map[string][]directive, n *int, depth int) ([]directive, error) {

@@ -5,27 +5,27 @@ import (
 	"strings"
 )
 
-// plugin is a plugin of CoreDNS, and what becomes of its directive.
+// plugin is a plugin of CoreDNS, with the result for its directive.
 type plugin struct {
 	name string
 	// state is carried, builtIn or lost.
 	state string
-	// note is for people: what it becomes, or what to do instead.
+	// note tells people what it becomes, or what to do instead.
 	note string
-	// args and options are what a directive that is built in may have without asking for more than that.
+	// args and options are those that need no further setting, for a directive that is built in.
 	args    string
 	anyArgs bool
 	options []string
 }
 
-// What becomes of a directive.
+// Results for a directive.
 const (
 	carried = "becomes settings"
 	builtIn = "built in"
 	lost    = "not carried over"
 )
 
-// plugins is every plugin that CoreDNS comes with.
+// plugins lists every plugin that CoreDNS includes.
 func plugins() []plugin {
 	return []plugin{
 		{name: "kubernetes", state: carried,
@@ -44,16 +44,16 @@ func plugins() []plugin {
 			options: []string{"lameduck"}},
 		{name: "ready", state: builtIn, note: "the container has probes", anyArgs: true, options: []string{"monitor"}},
 		{name: "prometheus", state: builtIn, anyArgs: true,
-			note: "metrics have CoreDNS's names, on the unix socket of the dns container"},
-		{name: "loop", state: builtIn, note: "the cluster DNS is never asked by itself"},
+			note: "metrics have CoreDNS's names, at the node's port for metrics (`metrics.port`)"},
+		{name: "loop", state: builtIn, note: "the cluster DNS never forwards to itself"},
 		{name: "reload", state: builtIn, note: "a restart reads the settings and loses no query", anyArgs: true},
-		{name: "loadbalance", state: builtIn, note: "addresses are told in turning order", args: "round_robin"},
+		{name: "loadbalance", state: builtIn, note: "addresses are rotated", args: "round_robin"},
 		{name: "bufsize", state: builtIn, note: "1232 bytes", args: "1232"},
 		{name: "bind", state: builtIn, note: "the address of kube-dns on every node"},
 		{name: "cancel", state: builtIn, note: "a query ends after 4 s"},
 		{name: "timeouts", state: builtIn, note: "idle TCP connections end after 10 s"},
 		{name: "multisocket", state: builtIn, note: "all cores answer", anyArgs: true},
-		{name: "minimal", state: builtIn, note: "answers of Services have what is asked"},
+		{name: "minimal", state: builtIn, note: "answers about Services contain only what was asked"},
 		{name: "shed", state: builtIn, note: "queries beyond the bounds get SERVFAIL"},
 		{name: "log", state: lost,
 			note: "not every query is logged; `wayleave dns log` shows those of a pod or a name"},
@@ -74,12 +74,13 @@ func plugins() []plugin {
 		{name: "file", state: lost,
 			note: "zone files are not served: forward the zone to a server that has it (`dns.stubDomains`)"},
 		{name: "geoip", state: lost, note: ""},
-		{name: "grpc", state: lost, note: "servers are asked by UDP, TCP and TLS"},
-		{name: "grpc_server", state: lost, note: "queries come by UDP and TCP"},
+		{name: "grpc", state: lost, note: "upstream servers are queried by UDP, TCP and TLS"},
+		{name: "grpc_server", state: lost, note: "queries are served by UDP and TCP"},
 		{name: "header", state: lost, note: ""},
-		{name: "https", state: lost, note: "queries come by UDP and TCP"},
-		{name: "https3", state: lost, note: "queries come by UDP and TCP"},
-		{name: "k8s_external", state: lost, note: "names of load balancers' addresses are for a DNS server outside"},
+		{name: "https", state: lost, note: "queries are served by UDP and TCP"},
+		{name: "https3", state: lost, note: "queries are served by UDP and TCP"},
+		{name: "k8s_external", state: lost,
+			note: "names of load balancers' addresses belong on an external DNS server"},
 		{name: "local", state: lost, note: ""},
 		{name: "metadata", state: lost, note: ""},
 		{name: "nomad", state: lost, note: "forward the zone (`dns.stubDomains`)"},
@@ -87,14 +88,14 @@ func plugins() []plugin {
 		{name: "on", state: lost, note: "nothing is executed"},
 		{name: "pprof", state: lost, note: ""},
 		{name: "proxyproto", state: lost, note: "the kernel shows the client's address"},
-		{name: "quic", state: lost, note: "queries come by UDP and TCP"},
-		{name: "rewrite", state: lost, note: "an ExternalName Service or `dns.hosts` may do it"},
+		{name: "quic", state: lost, note: "queries are served by UDP and TCP"},
+		{name: "rewrite", state: lost, note: "use an ExternalName Service or `dns.hosts`"},
 		{name: "root", state: lost, note: "no files are read"},
 		{name: "route53", state: lost, note: "forward the zone (`dns.stubDomains`)"},
 		{name: "secondary", state: lost, note: "forward the zone (`dns.stubDomains`)"},
 		{name: "sign", state: lost, note: "nothing is signed"},
 		{name: "template", state: lost, note: "`dns.hosts` has single names"},
-		{name: "tls", state: lost, note: "queries come by UDP and TCP"},
+		{name: "tls", state: lost, note: "queries are served by UDP and TCP"},
 		{name: "trace", state: lost, note: ""},
 		{name: "transfer", state: lost, note: "zones are not transferred"},
 		{name: "tsig", state: lost, note: ""},
@@ -103,7 +104,7 @@ func plugins() []plugin {
 	}
 }
 
-// Table is the table of directives for docs/dns.md.
+// Table returns the table of directives for docs/dns.md.
 func Table() string {
 	var b strings.Builder
 	b.WriteString("| directive | | |\n|---|---|---|\n")

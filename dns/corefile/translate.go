@@ -13,17 +13,17 @@ import (
 	"wayleave.dev/model"
 )
 
-// Note is what is to be said about a line.
+// Note is a message about a line.
 type Note struct {
 	Line int
 	Text string
-	// Lost says that the line does something that Wayleave will not do.
+	// Lost means that Wayleave will not do what the line does.
 	Lost bool
 }
 
 func (n Note) String() string { return n.In("") }
 
-// In is the note with the place that it is about; file is empty for one without a name.
+// In returns the note with its place; file is empty for a Corefile without a name.
 func (n Note) In(file string) string {
 	what, at := "note", fmt.Sprintf("line %d", n.Line)
 	if n.Lost {
@@ -35,21 +35,20 @@ func (n Note) In(file string) string {
 	return fmt.Sprintf("%s: %s: %s", at, what, n.Text)
 }
 
-// translator gathers settings.
+// translator collects settings.
 type translator struct {
 	has func(key string) bool
-	// The settings: all, and the groups in them.
+	// The settings: all, and groups of them.
 	top, dns, stubs, hosts map[string]any
 	plugins                map[string]plugin
-	from                   map[string]int // line of a key, to see one that is there twice
+	from                   map[string]int // line of a key, to detect duplicates
 	notes                  []Note
 	server                 []string // zones of the server block
 	seen                   []string // zones of all server blocks
 }
 
-// Translate turns a Corefile into a settings file, with notes in the order of lines.
-// has says whether Wayleave has a setting, by its key. The error is of a file that is
-// no Corefile.
+// Translate converts a Corefile to a settings file, with notes in the order of lines. has reports whether Wayleave has
+// a setting, by its key. The error is for files that are not Corefiles.
 func Translate(text string, has func(key string) bool) ([]byte, []Note, error) {
 	list, err := parse(text)
 	if err == nil {
@@ -95,7 +94,7 @@ func (t *translator) lose(line int, format string, a ...any) {
 	t.notes = append(t.notes, Note{Line: line, Text: fmt.Sprintf(format, a...), Lost: true})
 }
 
-// variables loses the lines that have variables of CoreDNS's environment in them.
+// variables reports lines that contain variables of CoreDNS's environment.
 func (t *translator) variables(list []directive) {
 	for _, d := range list {
 		for _, word := range append([]string{d.name}, d.args...) {
@@ -107,11 +106,11 @@ func (t *translator) variables(list []directive) {
 	}
 }
 
-// set keeps a setting, the first of two.
+// set records a setting; the first of two applies.
 func (t *translator) set(line int, to map[string]any, key string, v any) {
 	at := place(to, key)
 	if first, ok := t.from[at]; ok && fmt.Sprint(to[key]) != fmt.Sprint(v) {
-		t.lose(line, "%s: %v; line %d has said %v, and it is one setting for all zones", key, v, first, to[key])
+		t.lose(line, "%s: %v; line %d set %v, and there is one setting for all zones", key, v, first, to[key])
 		return
 	}
 	if _, ok := t.from[at]; !ok {
@@ -120,10 +119,10 @@ func (t *translator) set(line int, to map[string]any, key string, v any) {
 	}
 }
 
-// place names a key of one of the maps.
+// place identifies a key of one of the maps.
 func place(m map[string]any, key string) string { return fmt.Sprintf("%p %s", m, key) }
 
-// zone is a name in lower case without a final dot; "" is the root.
+// zone returns a name in lower case without a final dot; "" is the root.
 func zone(s string) string { return strings.ToLower(strings.TrimSuffix(s, ".")) }
 
 // block translates a server block.
@@ -137,7 +136,7 @@ func (t *translator) block(s directive) {
 		}
 	}
 	if len(t.server) == 0 {
-		t.lose(s.line, "server block %s with all that it has", s.name)
+		t.lose(s.line, "server block %s with all its directives", s.name)
 		return
 	}
 	for _, d := range s.block {
@@ -148,7 +147,7 @@ func (t *translator) block(s directive) {
 func (t *translator) zone(line int, z string) {
 	if scheme, rest, ok := strings.Cut(z, "://"); ok {
 		if scheme != "dns" {
-			t.lose(line, "%s: queries come by UDP and TCP", z)
+			t.lose(line, "%s: queries are served by UDP and TCP", z)
 			return
 		}
 		z = rest
@@ -209,7 +208,7 @@ func (t *translator) directive(d directive) {
 	}
 }
 
-// loseOptions names the lines of a directive that is not carried over.
+// loseOptions reports the lines of a directive that is not carried over.
 func (t *translator) loseOptions(d directive) {
 	for _, o := range d.block {
 		t.lose(o.line, "%s: %s", d.name, strings.TrimSpace(o.name+" "+strings.Join(o.args, " ")))
@@ -217,7 +216,7 @@ func (t *translator) loseOptions(d directive) {
 	}
 }
 
-// builtIn is a directive that needs no setting. What it asks for beyond what is built in is lost.
+// builtIn handles a directive that needs no setting. Options beyond what is built in are reported.
 func (t *translator) builtIn(d directive, f plugin) {
 	if len(d.args) > 0 && !f.anyArgs && strings.Join(d.args, " ") != f.args {
 		t.lose(d.line, "%s %s: built in: %s", d.name, strings.Join(d.args, " "), f.note)
@@ -269,7 +268,7 @@ func (t *translator) kubernetes(d directive) {
 			if slices.ContainsFunc(o.args, func(z string) bool { return !strings.HasSuffix(zone(z), ".arpa") }) ||
 				len(o.args) == 0 {
 				t.lose(o.line, "fallthrough %s: names of the cluster's domain are answered here only; addresses "+
-					"that are not the cluster's are asked upstream anyway", strings.Join(o.args, " "))
+					"outside of the cluster are forwarded anyway", strings.Join(o.args, " "))
 			}
 		case "startup_timeout", "startupdelay":
 			t.note(o.line, "%s: not needed: answers start from the last snapshot", o.name)
@@ -277,12 +276,12 @@ func (t *translator) kubernetes(d directive) {
 			t.lose(o.line, "kubernetes: %s", strings.TrimSpace(o.name+" "+strings.Join(o.args, " ")))
 		}
 	}
-	if !pods { // what CoreDNS does without the option
+	if !pods { // CoreDNS's default
 		t.built(d.line, "pods", "disabled")
 	}
 }
 
-// built sets a setting of dns where Wayleave has it.
+// built sets a setting of dns if Wayleave has it.
 func (t *translator) built(line int, key string, v any) {
 	if !t.has("dns." + key) {
 		t.lose(line, "%s %v: it is not built yet", key, v)
@@ -309,7 +308,7 @@ func (t *translator) forward(d directive) {
 		}
 		n, err := model.ParseNameserver(strings.TrimPrefix(to, "dns://"))
 		if err != nil || n.ServerName != "" {
-			t.lose(d.line, "forward to %s: servers are IP addresses, asked by UDP and TCP or tls://", to)
+			t.lose(d.line, "forward to %s: servers must be IP addresses, by UDP and TCP or tls://", to)
 			continue
 		}
 		if n.TLS {
@@ -333,7 +332,7 @@ func (t *translator) forward(d directive) {
 	}
 }
 
-// reach is the zones that a forward is for: FROM within those of the server block.
+// reach returns the zones of a forward: FROM within those of the server block.
 func (t *translator) reach(d directive) []string {
 	from := zone(d.args[0])
 	if strings.Contains(from, "/") {
@@ -355,7 +354,7 @@ func (t *translator) reach(d directive) []string {
 	return out
 }
 
-// options reads those of a forward; name is tls_servername.
+// options parses those of a forward; name is tls_servername.
 func (t *translator) options(d directive) (name string) {
 	for _, o := range d.block {
 		args := strings.Join(o.args, " ")
@@ -368,7 +367,7 @@ func (t *translator) options(d directive) (name string) {
 			}
 		case "policy":
 			if args != "sequential" {
-				t.note(o.line, "policy %s: servers are asked in their order, those that answer first", args)
+				t.note(o.line, "policy %s: servers are tried in their order, those that answer first", args)
 			}
 		case "max_fails", "health_check", "expire", "max_concurrent", "prefer_udp", "failfast_all_unhealthy_upstreams",
 			"max_idle_conns", "max_age", "max_connect_attempts":
@@ -402,11 +401,11 @@ func (t *translator) cache(d directive) {
 				t.note(o.line, "%s: the capacity in bytes is dns.cacheMiB", o.name)
 			}
 			if len(o.args) > 1 {
-				delete(t.from, place(t.dns, key)) // more exact than the cache's own TTL
+				delete(t.from, place(t.dns, key)) // more specific than the cache's own TTL
 				t.seconds(o.line, key, o.args[1])
 			}
 			if len(o.args) > 2 && o.args[2] != "0" {
-				t.lose(o.line, "%s: a least TTL of %s: no answer is kept longer than its TTL", o.name, o.args[2])
+				t.lose(o.line, "%s: a minimum TTL of %s: no answer is cached longer than its TTL", o.name, o.args[2])
 			}
 		case "serve_stale":
 			stale := "1h"
@@ -414,7 +413,7 @@ func (t *translator) cache(d directive) {
 				stale = o.args[0]
 			}
 			if len(o.args) > 1 {
-				t.lose(o.line, "serve_stale %s: a client waits 1.8 s for the servers before it gets an old answer",
+				t.lose(o.line, "serve_stale %s: a client waits 1.8 s for the servers before it gets a stale answer",
 					strings.Join(o.args[1:], " "))
 			}
 			t.duration(o.line, "staleFor", stale)
@@ -428,7 +427,7 @@ func (t *translator) cache(d directive) {
 			t.note(o.line, "prefetch: built in")
 		case "servfail":
 			if strings.Join(o.args, " ") != "1s" {
-				t.lose(o.line, "servfail %s: a failure is remembered for 1 s", strings.Join(o.args, " "))
+				t.lose(o.line, "servfail %s: a failure is cached for 1 s", strings.Join(o.args, " "))
 			}
 		default:
 			t.lose(o.line, "cache: %s", strings.TrimSpace(o.name+" "+strings.Join(o.args, " ")))
@@ -438,7 +437,7 @@ func (t *translator) cache(d directive) {
 
 func (t *translator) seconds(line int, key, s string) { t.duration(line, key, s+"s") }
 
-// duration sets what the settings' check will take, or says that it cannot.
+// duration sets a time within the setting's limits, or reports it.
 func (t *translator) duration(line int, key, s string) {
 	d, err := time.ParseDuration(s)
 	low, high := time.Second, 24*time.Hour
@@ -446,7 +445,7 @@ func (t *translator) duration(line int, key, s string) {
 		low, high = 0, 168*time.Hour
 	}
 	if err != nil || d < low || d > high {
-		t.lose(line, "%s of %s: %s to %s is allowed", key, s, low, high)
+		t.lose(line, "%s of %s: allowed: %s to %s", key, s, low, high)
 		return
 	}
 	t.set(line, t.dns, key, d.String())
@@ -485,11 +484,11 @@ func (t *translator) hostsOf(d directive) {
 		}
 	}
 	if !falls {
-		t.lose(d.line, "hosts without fallthrough: names that it does not have are asked for upstream")
+		t.lose(d.line, "hosts without fallthrough: names that it lacks are forwarded")
 	}
 }
 
-// host is a line of addresses, in zones.
+// host parses a line of addresses, in zones.
 func (t *translator) host(o directive, zones []string) {
 	a, err := netip.ParseAddr(o.name)
 	if err != nil || len(o.args) == 0 {
@@ -506,7 +505,7 @@ func (t *translator) host(o directive, zones []string) {
 	}
 }
 
-// within says whether a name is one of the zones, or below one.
+// within reports whether a name is one of the zones, or below one.
 func within(name string, zones []string) bool {
 	return slices.ContainsFunc(zones, func(z string) bool {
 		z = zone(z)

@@ -10,41 +10,41 @@ import (
 	"wayleave.dev/dns/schema"
 )
 
-// How a lack is proved and remembered.
+// How limitations of servers are detected and remembered.
 const (
-	// lackFor is how long EDNS0 and letters of random case are left out, and lackTCPFor is TCP: after
-	// that the server is tried anew.
+	// lackFor is how long EDNS0 and random letter case are not used, lackTCPFor the same for TCP: after that they are
+	// tried again.
 	lackFor    = time.Hour
 	lackTCPFor = 10 * time.Minute
-	// lackProofs are needed where a single answer may have come of something else.
+	// lackProofs signs are needed if a single answer may have another cause.
 	lackProofs = 2
-	// letterProofs queries, each from a port of its own, have to agree where TCP is closed: only then an
-	// answer counts that has not kept the letters.
+	// letterProofs queries, each from a port of its own, must agree if TCP is closed: only then an answer counts that
+	// does not keep the letters.
 	letterProofs = 3
-	// ednsSilence is how long a query with EDNS0 has no answer before that counts as a sign.
+	// ednsSilence is how long queries with EDNS0 are unanswered before that counts as a sign.
 	ednsSilence = hedgeAfter * 4 / 5
-	// knownNames are kept for a server: names for which letters of random case brought an answer.
+	// knownNames are kept per server: names for which random letter case brought an answer.
 	knownNames = 2048
 )
 
-// abilities are what is known of a server. The zero value knows nothing. Safe for concurrent use.
+// abilities is what is known about a server. The zero value knows nothing. Safe for concurrent use.
 type abilities struct {
 	mu     sync.Mutex
-	until  [schema.LackKinds]time.Time // a lack is believed
+	until  [schema.LackKinds]time.Time // until when a limitation is assumed
 	proofs [schema.LackKinds]int
-	edns   time.Time // until then it is known that queries with EDNS0 are answered
-	silent time.Time // when the first of the queries with EDNS0 was sent that have no answer yet
+	edns   time.Time // until when EDNS0 is known to work
+	silent time.Time // when the first unanswered query with EDNS0 was sent
 	names  map[string]time.Time
 }
 
-// lacks says whether a lack is proved, and not too long ago.
+// lacks reports whether a limitation is proved, and not too long ago.
 func (a *abilities) lacks(l schema.Lack, now time.Time) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return now.Before(a.until[l])
 }
 
-// prove counts a sign of a lack, which is believed after so many.
+// prove counts a sign of a limitation, which is assumed after the given number of signs.
 func (a *abilities) prove(l schema.Lack, needed int, now time.Time) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -58,14 +58,14 @@ func (a *abilities) prove(l schema.Lack, needed int, now time.Time) {
 	a.until[l] = now.Add(d)
 }
 
-// disprove ends a lack.
+// disprove removes a limitation.
 func (a *abilities) disprove(l schema.Lack) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.proofs[l], a.until[l] = 0, time.Time{}
 }
 
-// sentEDNS notes a query with EDNS0.
+// sentEDNS records a query with EDNS0.
 func (a *abilities) sentEDNS(now time.Time) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -74,7 +74,7 @@ func (a *abilities) sentEDNS(now time.Time) {
 	}
 }
 
-// heardEDNS notes an answer to a query with EDNS0; understood says that it is no error.
+// heardEDNS records an answer to a query with EDNS0; understood means that it is not an error.
 func (a *abilities) heardEDNS(understood bool, now time.Time) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -85,7 +85,7 @@ func (a *abilities) heardEDNS(understood bool, now time.Time) {
 	}
 }
 
-// isSilent says whether queries with EDNS0 have got nothing for a while.
+// isSilent reports whether queries with EDNS0 have been unanswered for a while.
 func (a *abilities) isSilent(now time.Time) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -98,7 +98,7 @@ func (a *abilities) knowsEDNS(now time.Time) bool {
 	return now.Before(a.edns)
 }
 
-// heardLetters notes that the server found a name that was written with capitals. So it finds the zones above.
+// heardLetters records that the server found a name with capitals. It then also finds the zones above.
 func (a *abilities) heardLetters(name string, now time.Time) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -112,14 +112,14 @@ func (a *abilities) heardLetters(name string, now time.Time) {
 	a.proofs[schema.LackLetters] = 0
 }
 
-// knowsLetters says whether the server has found a name of the zone that was written with capitals.
+// knowsLetters reports whether the server has found a name of the zone with capitals.
 func (a *abilities) knowsLetters(zone string, now time.Time) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return now.Before(a.names[zone])
 }
 
-// zoneOf is the zone that a reply to a question for name is of, as far as it tells: by its SOA, else by the name.
+// zoneOf returns the zone of a reply to a question for name, as far as known: by its SOA, otherwise the name.
 func zoneOf(got *dns.Msg, name string) string {
 	for _, rr := range got.Ns {
 		if owner := strings.ToLower(rr.Header().Name); rr.Header().Rrtype == dns.TypeSOA &&

@@ -13,21 +13,20 @@ import (
 	"wayleave.dev/dns/wire"
 )
 
-// tcpReserve is left when TCP has brought nothing: for further datagrams, and to answer with what UDP has brought.
+// tcpReserve is the time that is left if TCP fails: for further datagrams, and to answer with the result of UDP.
 const tcpReserve = 300 * time.Millisecond
 
-// largestUDP is asked for by UDP where TCP is closed: larger answers come in fragments, which is better than not at
-// all.
+// largestUDP is requested by UDP if TCP is closed: larger answers arrive in fragments, which is better than no answer.
 const largestUDP = 4096
 
-// form is how a query is put to a server.
+// form is how a query is written for a server.
 type form struct {
 	edns  bool // with an OPT record
-	mixed bool // with letters of random case
+	mixed bool // with random letter case
 }
 
-// form is the best that the server is known to understand. later counts the tries for the query that came before
-// and got nothing: as long as nothing is known of a server, these leave out what it may not like.
+// form returns the best one that the server is known to understand. later is the number of earlier unanswered tries for
+// the query: while nothing is known about a server, later tries leave out what it may not support.
 func (u *remote) form(q *dns.Msg, later int) form {
 	now := u.now()
 	f := form{edns: !u.lacks(schema.LackEDNS, now), mixed: u.mixes() && hasLetters(q.Question[0].Name)}
@@ -40,19 +39,20 @@ func (u *remote) form(q *dns.Msg, later int) form {
 	return f
 }
 
-// mixes says whether names are written with letters of random case for this server.
+// mixes reports whether names are written in random letter case for this server.
 func (u *remote) mixes() bool {
 	return !u.TLS && !u.plain.Load() && !u.lacks(schema.LackLetters, u.now())
 }
 
-// exchange asks once; and again in plainer forms, or by TCP, where the answer may come of what the server cannot do.
+// exchange sends the query once; and again in simpler forms, or by TCP, if the answer may be caused by the server's
+// limitations.
 func (u *remote) exchange(ctx context.Context, q *dns.Msg, later int) (*dns.Msg, error) {
 	f := u.form(q, later)
 	got, f, err := u.speak(ctx, f, q)
 	if err != nil {
 		return nil, err
 	}
-	if !f.mixed && u.mixes() && hasLetters(q.Question[0].Name) { // it was left out to see whether that helps
+	if !f.mixed && u.mixes() && hasLetters(q.Question[0].Name) { // left out as a test
 		if got, err = u.sure(ctx, f, q, got); err != nil {
 			return nil, err
 		}
@@ -67,8 +67,7 @@ func (u *remote) exchange(ctx context.Context, q *dns.Msg, later int) (*dns.Msg,
 	return got, nil
 }
 
-// What an answer is worth. What a server says of a query in a better form counts more than what it says of
-// another, unless the other brings more.
+// Ranks of answers. An answer to a query in a better form counts more, unless the other one contains more.
 const (
 	rankFailure = iota // an error
 	rankNoName
@@ -88,7 +87,7 @@ func rank(m *dns.Msg) int {
 	return rankFound
 }
 
-// speak asks in a form, and where the server breaks that form in another one, which it returns.
+// speak sends the query in a form, and in another one, which it returns, if the server does not keep the form.
 func (u *remote) speak(ctx context.Context, f form, q *dns.Msg) (*dns.Msg, form, error) {
 	got, err := u.put(ctx, u.network(), f, q, wire.MaxUDP)
 	if errors.Is(err, errMalformed) {
@@ -104,7 +103,7 @@ func (u *remote) speak(ctx context.Context, f form, q *dns.Msg) (*dns.Msg, form,
 	return got, f, err
 }
 
-// malformed is a reply that cannot be read: the fault may be in its OPT record, or it was cut without saying so.
+// malformed handles a reply that cannot be parsed: the cause may be its OPT record, or truncation without the TC bit.
 func (u *remote) malformed(ctx context.Context, f form, q, got *dns.Msg, why error) (*dns.Msg, form, error) {
 	if f.edns {
 		plain := form{mixed: f.mixed}
@@ -124,15 +123,15 @@ func (u *remote) malformed(ctx context.Context, f form, q, got *dns.Msg, why err
 		return tcp, f, nil
 	}
 	got.Rcode, got.Truncated, got.Answer, got.Ns, got.Extra = dns.RcodeSuccess, true, nil, nil, nil
-	return got, f, nil // as one that does not fit
+	return got, f, nil // like a truncated one
 }
 
-// lettersLost is a reply that is right but for the letters of the name: TCP, whose numbers nobody can guess, says
-// the same, or further queries from other ports do.
+// lettersLost handles a reply that is correct except for the letter case of the name: TCP, whose sequence numbers
+// cannot be guessed, or further queries from other ports must confirm it.
 func (u *remote) lettersLost(ctx context.Context, f form, q, got *dns.Msg) (*dns.Msg, form, error) {
 	plain := form{edns: f.edns}
 	if tcp, kept, err := u.overTCP(ctx, f, q); err == nil {
-		if kept { // so it may be another that answered by UDP
+		if kept { // so the answer by UDP may be another sender's
 			u.prove(schema.LackLetters, letterProofs, u.now())
 			return tcp, f, nil
 		}
@@ -145,7 +144,7 @@ func (u *remote) lettersLost(ctx context.Context, f form, q, got *dns.Msg) (*dns
 			return again, f, nil
 		}
 		if !errors.Is(err, errLetters) || rank(again) != rank(got) {
-			return nil, f, fmt.Errorf("%w, and not twice the same answer", errLetters)
+			return nil, f, fmt.Errorf("%w, and repeated answers differ", errLetters)
 		}
 		got = again
 	}
@@ -158,7 +157,7 @@ func (u *remote) lettersLost(ctx context.Context, f form, q, got *dns.Msg) (*dns
 func (u *remote) sure(ctx context.Context, f form, q, got *dns.Msg) (*dns.Msg, error) {
 	if tcp, _, err := u.overTCP(ctx, f, q); err == nil {
 		if rank(tcp) < rank(got) {
-			return nil, errors.New("TCP and UDP do not bring the same")
+			return nil, errors.New("answers by TCP and UDP differ")
 		}
 		return tcp, nil
 	}
@@ -168,14 +167,14 @@ func (u *remote) sure(ctx context.Context, f form, q, got *dns.Msg) (*dns.Msg, e
 			return nil, err
 		}
 		if rank(again) != rank(got) {
-			return nil, errors.New("it does not bring the same twice")
+			return nil, errors.New("repeated answers differ")
 		}
 		got = again
 	}
 	return got, nil
 }
 
-// understood looks whether a reply that brings nothing comes of the form of the query.
+// understood checks whether the form of the query causes a reply without content.
 func (u *remote) understood(ctx context.Context, f form, q, got *dns.Msg) (*dns.Msg, form) {
 	if !u.doubtful(f, q, got) {
 		return got, f
@@ -213,7 +212,7 @@ func (u *remote) understood(ctx context.Context, f form, q, got *dns.Msg) (*dns.
 	return plain, p
 }
 
-// doubtful says whether a plainer query may bring more than this reply.
+// doubtful reports whether a simpler query may give more than this reply.
 func (u *remote) doubtful(f form, q, got *dns.Msg) bool {
 	now := u.now()
 	letters := f.mixed && !u.knowsLetters(zoneOf(got, q.Question[0].Name), now)
@@ -228,8 +227,8 @@ func (u *remote) doubtful(f form, q, got *dns.Msg) bool {
 	return letters || f.edns && !u.knowsEDNS(now)
 }
 
-// tryZone looks in the background whether the server knows a zone by a name with capitals, so that not
-// everything which is missing there has to be asked for twice.
+// tryZone checks in the background whether the server finds a zone by a name with capitals, so that not every missing
+// name there must be queried twice.
 func (u *remote) tryZone(zone string) {
 	if !u.mixes() || !hasLetters(zone) || !u.trying.CompareAndSwap(false, true) {
 		return
@@ -254,7 +253,7 @@ func (u *remote) tryZone(zone string) {
 	}()
 }
 
-// whole is all of an answer that did not fit: by TCP, else in a larger datagram, else what came.
+// whole returns the complete answer if it did not fit: by TCP, otherwise in a larger datagram, otherwise what arrived.
 func (u *remote) whole(ctx context.Context, f form, q, got *dns.Msg) *dns.Msg {
 	if tcp, _, err := u.overTCP(ctx, f, q); err == nil && rank(tcp) != rankFailure {
 		return tcp
@@ -269,10 +268,10 @@ func (u *remote) whole(ctx context.Context, f form, q, got *dns.Msg) *dns.Msg {
 	return got
 }
 
-// overTCP asks by TCP, unless that is known to be closed. kept says that the letters came back as they were sent.
+// overTCP sends the query by TCP, unless that is known to be closed. kept reports whether the letter case was kept.
 func (u *remote) overTCP(ctx context.Context, f form, q *dns.Msg) (got *dns.Msg, kept bool, err error) {
 	if u.lacks(schema.LackTCP, u.now()) {
-		return nil, false, errors.New("it has no TCP")
+		return nil, false, errors.New("it does not serve TCP")
 	}
 	limit := ctx
 	if end, ok := ctx.Deadline(); ok {
@@ -301,8 +300,8 @@ func (u *remote) network() string {
 	return "udp"
 }
 
-// put asks one query in a form. The reply has the question as it is in q. With errLetters and errMalformed there is
-// a reply, too.
+// put sends one query in a form. The reply has the question as in q. With errLetters and errMalformed there is a reply,
+// too.
 func (u *remote) put(ctx context.Context, network string, f form, q *dns.Msg, size uint16) (*dns.Msg, error) {
 	ask := q.Copy()
 	ask.Id = dns.Id()
@@ -332,5 +331,5 @@ func (u *remote) put(ctx context.Context, network string, f form, q *dns.Msg, si
 	return got, err
 }
 
-// hasLetters says whether a name can be written in more than one way.
+// hasLetters reports whether a name contains letters.
 func hasLetters(name string) bool { return strings.ToLower(name) != strings.ToUpper(name) }

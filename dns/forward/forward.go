@@ -16,7 +16,7 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
-	_ "golang.org/x/crypto/x509roots/fallback" // the image has no certificates
+	_ "golang.org/x/crypto/x509roots/fallback" // the image contains no certificates
 	"golang.org/x/sync/singleflight"
 	"golang.org/x/sys/unix"
 
@@ -32,40 +32,38 @@ const Patience = 4 * time.Second
 
 // Forwarding bounds.
 const (
-	// upstreamTries are under way at once at the most; more get SERVFAIL, so that
-	// dead upstreams cannot eat the memory. They take at most half of the process's files.
+	// upstreamTries is the maximum number of concurrent tries; above it queries get SERVFAIL, so that dead upstreams
+	// cannot exhaust the memory. They use at most half of the process's file descriptors.
 	upstreamTries = 4096
-	// refreshes are under way at once at the most for entries of the cache that clients get meanwhile;
-	// more wait for the next client.
+	// refreshes is the maximum number of concurrent refreshes of cache entries; further ones wait for the next client.
 	refreshes = 256
-	// hedgeAfter a try without an answer, the next server is asked as well.
+	// hedgeAfter is how long a try is unanswered before the next server is queried, too.
 	hedgeAfter = 500 * time.Millisecond
-	// leastTries are made for a query, also at one server: datagrams get lost.
+	// leastTries are made for a query, even if there is one server: datagrams get lost.
 	leastTries = 3
 	mostTries  = 6
-	// mostRefusals of different servers end a query, which had no answer to wait for.
+	// mostRefusals of different servers end a query that has no pending try.
 	mostRefusals = 32
-	// tellReserve is left of a client's patience when servers are given up, to say why.
+	// tellReserve is left of a client's patience when servers are given up, to send the reason.
 	tellReserve = 500 * time.Millisecond
-	// staleAfter is how long a client waits for servers when there is an old answer
-	// (RFC 8767, 5).
+	// staleAfter is how long a client waits for servers if there is a stale answer (RFC 8767, 5).
 	staleAfter = 1800 * time.Millisecond
 )
 
-// Forwarder answers for names outside of the cluster: hosts of the settings, the
-// cache, then upstream servers. Safe for concurrent use.
+// Forwarder answers queries for names outside of the cluster: from hosts of the settings, the cache, then upstream
+// servers. Safe for concurrent use.
 type Forwarder struct {
 	// Cache is for the hot path, as Answer is.
 	Cache *cache.Cache
 
 	dial dialer
 	now  func() time.Time
-	// Source is called with the source of an answer, for people.
+	// Source is called with the source of an answer, for display.
 	Source func(ctx context.Context, what string)
-	// failed counts tries that brought nothing.
+	// failed counts tries without a usable answer.
 	failed func()
 	slots  chan struct{}
-	// refreshing bounds what is fetched while clients get an older answer.
+	// refreshing bounds what is refreshed while clients get an older answer.
 	refreshing chan struct{}
 	flights    singleflight.Group
 
@@ -73,7 +71,7 @@ type Forwarder struct {
 	routes atomic.Pointer[routes]
 }
 
-// routes is where which name is asked. It is immutable.
+// routes decides which servers are queried for which name. It is immutable.
 type routes struct {
 	settings schema.Forwarding
 	all      map[model.Nameserver]*remote
@@ -81,11 +79,11 @@ type routes struct {
 	stubs    map[string][]*remote
 	hosts    *hosts
 	roots    *x509.CertPool
-	// generation keeps queries of earlier settings apart.
+	// generation separates queries of earlier settings.
 	generation int
 }
 
-// New makes a Forwarder without upstreams; failed may be nil.
+// New returns a Forwarder without upstreams; failed may be nil.
 func New(failed func()) *Forwarder {
 	if failed == nil {
 		failed = func() {}
@@ -97,8 +95,8 @@ func New(failed func()) *Forwarder {
 	return f
 }
 
-// Configure replaces the settings. Servers that stay keep their health. The cache is
-// cleared when other servers or hosts answer.
+// Configure replaces the settings. Servers that remain keep their health. The cache is cleared if servers or hosts
+// changed.
 func (f *Forwarder) Configure(s schema.Forwarding) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -140,8 +138,7 @@ func (f *Forwarder) servers(r, old *routes, list []model.Nameserver) (out []*rem
 	return out
 }
 
-// roots are the system's or, where there are none, those built in (Mozilla's), and
-// those of the settings.
+// roots returns the system's authorities or, if there are none, those built in (Mozilla's), and those of the settings.
 func roots(ca string) *x509.CertPool {
 	pool, err := x509.SystemCertPool()
 	if err != nil {
@@ -151,11 +148,11 @@ func roots(ca string) *x509.CertPool {
 	return pool
 }
 
-// Close ends what runs in the background.
+// Close ends the background work.
 func (f *Forwarder) Close() { f.Configure(schema.Forwarding{}) }
 
-// Answer appends the reply to a query to dst when the cache has it, as
-// Cache.Lookup does, and fetches anew what is soon too old.
+// Answer appends the reply to a query to dst if the cache has it, like Cache.Lookup, and refreshes entries that expire
+// soon.
 func (f *Forwarder) Answer(dst, query []byte, size int) ([]byte, bool) {
 	dst, hit := f.Cache.Lookup(dst, query, size, f.now())
 	if hit == cache.Refresh {
@@ -167,8 +164,7 @@ func (f *Forwarder) Answer(dst, query []byte, size int) ([]byte, bool) {
 	return dst, hit != cache.Miss
 }
 
-// refresh fetches an entry anew in the background. Where that cannot be, the next client that is told the
-// entry tries again.
+// refresh refreshes an entry in the background. If that is impossible, the next client that gets the entry tries again.
 func (f *Forwarder) refresh(key []byte) {
 	select {
 	case f.refreshing <- struct{}{}:
@@ -189,8 +185,7 @@ func (f *Forwarder) refresh(key []byte) {
 	}()
 }
 
-// Forward resolves a query: from the hosts, the cache, or upstream. The message is
-// the caller's own.
+// Forward resolves a query: from the hosts, the cache, or upstream. The message belongs to the caller.
 func (f *Forwarder) Forward(ctx context.Context, q *dns.Msg) (*dns.Msg, error) {
 	if m, ok := f.routes.Load().hosts.answer(q); ok {
 		f.Source(ctx, "hosts")
@@ -198,7 +193,7 @@ func (f *Forwarder) Forward(ctx context.Context, q *dns.Msg) (*dns.Msg, error) {
 	}
 	key, err := cache.KeyOf(q)
 	if err != nil {
-		return nil, fmt.Errorf("the name cannot be asked: %w", err)
+		return nil, fmt.Errorf("the name cannot be queried: %w", err)
 	}
 	e, hit := f.Cache.Find(key, f.now())
 	if hit == cache.Refresh {
@@ -233,20 +228,20 @@ func (f *Forwarder) Forward(ctx context.Context, q *dns.Msg) (*dns.Msg, error) {
 	}
 	if e != nil {
 		f.Cache.ServedStale(key)
-		f.Source(ctx, "cache, past its time")
+		f.Source(ctx, "cache, stale")
 		return f.unpack(e, q)
 	}
 	return nil, err
 }
 
-// fetch asks upstream, once for all that wait for the same, and fills the cache. It
-// goes on when no client waits any more.
+// fetch queries upstream once for all clients that wait for the same answer, and fills the cache. It continues when no
+// client waits any more.
 func (f *Forwarder) fetch(key []byte, q *dns.Msg) <-chan singleflight.Result {
 	r := f.routes.Load()
 	ask := new(dns.Msg)
 	ask.SetQuestion(strings.ToLower(q.Question[0].Name), q.Question[0].Qtype)
-	// One answer is for all who ask: upstream is to say whether it is authenticated
-	// (RFC 6840, 5.7), and a client that did not ask does not learn it.
+	// All clients share one answer: upstream is asked whether it is authenticated (RFC 6840, 5.7), and clients that did
+	// not ask do not learn it.
 	ask.CheckingDisabled, ask.AuthenticatedData = q.CheckingDisabled, true
 	ask.SetEdns0(wire.MaxUDP, wire.DNSSECOK(q))
 	return f.flights.DoChan(fmt.Sprintf("%d %s", r.generation, key), func() (any, error) {
@@ -254,15 +249,15 @@ func (f *Forwarder) fetch(key []byte, q *dns.Msg) <-chan singleflight.Result {
 		defer cancel()
 		got, err := f.follow(ctx, r, ask)
 		switch {
-		case f.routes.Load() != r: // of earlier settings: not for the cache, which was cleared
+		case f.routes.Load() != r: // of earlier settings: not cached
 		case err == nil:
-			if got.partial || got.got.Truncated { // for a moment, as failures are
+			if got.partial || got.got.Truncated { // for a moment, like failures
 				if !got.partial {
 					f.Cache.Drop(key)
 				}
 				f.Cache.Fail(key, got.got, f.now())
 			} else if !f.Cache.Put(key, got.got, f.now()) {
-				f.Cache.Drop(key) // what was known before is no longer true
+				f.Cache.Drop(key) // the earlier answer is no longer true
 			}
 		case errors.Is(err, errBusy):
 			f.Cache.Unfetched(key)
@@ -273,7 +268,7 @@ func (f *Forwarder) fetch(key []byte, q *dns.Msg) <-chan singleflight.Result {
 	})
 }
 
-// route is the servers for a name: those of the longest domain above it.
+// route returns the servers for a name: those of the longest domain above it.
 func (r *routes) route(name string) []*remote {
 	if len(r.stubs) > 0 {
 		for at, end := 0, false; !end; at, end = dns.NextLabel(name, at) {
@@ -285,9 +280,8 @@ func (r *routes) route(name string) []*remote {
 	return r.upstream
 }
 
-// follow asks for a name, and for the target of a CNAME where its server leaves that
-// to us, as one that has only its own zone does. Where the target's servers have no answer, the CNAME alone is the
-// answer, as it is the server's.
+// follow queries a name, and then the target of a CNAME if its server leaves that to the resolver, like one that serves
+// only its own zone. If the target's servers have no answer, the CNAME alone is the answer.
 func (f *Forwarder) follow(ctx context.Context, r *routes, ask *dns.Msg) (attempt, error) {
 	a, err := f.exchange(ctx, r.route(ask.Question[0].Name), ask)
 	for depth := 0; err == nil; depth++ {
@@ -295,7 +289,7 @@ func (f *Forwarder) follow(ctx context.Context, r *routes, ask *dns.Msg) (attemp
 		if !ok {
 			break
 		}
-		a.got.Ns, a.got.Extra = nil, nil // the next server's count, and nothing is held while it is asked
+		a.got.Ns, a.got.Extra = nil, nil // only the next server's count, and they occupy no memory meanwhile
 		if depth == wire.MaxAliases {
 			return attempt{}, fmt.Errorf("more than %d CNAMEs from server to server", wire.MaxAliases)
 		}
@@ -329,15 +323,14 @@ type attempt struct {
 	server *remote
 	got    *dns.Msg
 	err    error
-	// partial is an answer that is not the whole one, and not for the cache.
+	// partial is an incomplete answer, which is not cached.
 	partial bool
 }
 
-// exchange asks one server after the other, those first that are well. A server that
-// is slow is not waited for: the next one is asked as well.
+// exchange queries one server after the other, healthy ones first. If a server is slow, the next one is queried, too.
 func (f *Forwarder) exchange(ctx context.Context, list []*remote, ask *dns.Msg) (attempt, error) {
 	if len(list) == 0 {
-		return attempt{}, errors.New("no upstream server is known")
+		return attempt{}, errors.New("there is no upstream server")
 	}
 	order := slices.Clone(list)
 	slices.SortStableFunc(order, func(a, b *remote) int { return btoi(a.down()) - btoi(b.down()) })
@@ -369,7 +362,7 @@ func (f *Forwarder) exchange(ctx context.Context, list []*remote, ask *dns.Msg) 
 			errs = append(errs, fmt.Errorf("upstream %s: %w", a.server.Nameserver, a.err))
 		case <-hedge.C:
 			if len(f.slots) > cap(f.slots)/2 {
-				continue // the rest is for queries that have no try yet
+				continue // the rest is for queries without a try yet
 			}
 			if u := r.next(); u != nil && f.try(ctx, u, ask, r.started-1, results) {
 				running++
@@ -380,20 +373,20 @@ func (f *Forwarder) exchange(ctx context.Context, list []*remote, ask *dns.Msg) 
 	}
 }
 
-// round is the tries for one query. A server that has said no is not asked again, and costs no try: those are
-// for servers whose answer may be lost.
+// round is the state of tries for one query. A server that has refused is not tried again, and uses up no try: tries
+// are for servers whose answer may be lost.
 type round struct {
 	order   []*remote
 	tries   int
 	started int
 	at      int
 	refused map[*remote]bool
-	// lame is what a server said that refers to others: better than nothing.
+	// lame is a server's referral to other servers: better than nothing.
 	lame *dns.Msg
 	from *remote
 }
 
-// give is what there is when no server has an answer.
+// give returns the best result if no server has an answer.
 func (r *round) give(errs []error) (attempt, error) {
 	if r.lame != nil {
 		return attempt{server: r.from, got: r.lame}, nil
@@ -401,7 +394,7 @@ func (r *round) give(errs []error) (attempt, error) {
 	return attempt{}, errors.Join(errs...)
 }
 
-// next is the server to ask, nil when there is none or no try is left.
+// next returns the next server, nil if there is none or no try is left.
 func (r *round) next() *remote {
 	if r.started >= r.tries {
 		return nil
@@ -417,7 +410,7 @@ func (r *round) next() *remote {
 	return nil
 }
 
-// failed takes back the try of a server that has said no.
+// failed gives back the try of a server that has refused.
 func (r *round) failed(a attempt) {
 	if errors.Is(a.err, errLame) {
 		r.lame, r.from = a.got, a.server
@@ -431,8 +424,8 @@ func (r *round) failed(a attempt) {
 	}
 }
 
-// isLost says whether a try got nothing, so that another one at the same server may get an answer. All else
-// is the server's or its node's word: a code, a closed port, a certificate that is wrong.
+// isLost reports whether a try was unanswered, so that another one at the same server may succeed. All other errors are
+// definite: a response code, a closed port, an invalid certificate.
 func isLost(err error) bool {
 	return isTimeout(err) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
 		errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EPIPE)
@@ -445,8 +438,8 @@ func btoi(b bool) int {
 	return 0
 }
 
-// try asks one server in the background; false when too much is under way. It goes
-// on when another server was faster, to learn whether this one lives. later counts the tries before it.
+// try queries one server in the background; false if too many tries are running. It continues after another server has
+// answered, to learn whether this one is alive. later is the number of earlier tries.
 func (f *Forwarder) try(ctx context.Context, u *remote, ask *dns.Msg, later int, to chan<- attempt) bool {
 	select {
 	case f.slots <- struct{}{}:
@@ -464,7 +457,7 @@ func (f *Forwarder) try(ctx context.Context, u *remote, ask *dns.Msg, later int,
 	return true
 }
 
-// Unpack is a reply from the cache as a message.
+// Unpack returns a reply from the cache as a message.
 func (f *Forwarder) unpack(e *cache.Entry, q *dns.Msg) (*dns.Msg, error) {
 	m, err := f.Cache.Message(e, f.now())
 	if err != nil {
@@ -473,8 +466,7 @@ func (f *Forwarder) unpack(e *cache.Entry, q *dns.Msg) (*dns.Msg, error) {
 	return copyFor(m, q), nil
 }
 
-// copyFor is a reply for one client: with the letters of its question, and addresses
-// from a random one on.
+// copyFor returns a reply for one client: with the letter case of its question, and rotated addresses.
 func copyFor(m *dns.Msg, q *dns.Msg) *dns.Msg {
 	m = m.Copy()
 	m.Id, m.Question = q.Id, slices.Clone(q.Question)
@@ -487,7 +479,7 @@ func copyFor(m *dns.Msg, q *dns.Msg) *dns.Msg {
 	return m
 }
 
-// rotate starts each set of addresses at random. CNAMEs stay before what they lead to.
+// rotate starts each set of addresses at a random one. CNAMEs stay before their targets.
 func rotate(list []dns.RR) {
 	for n := 0; len(list) > 0; list = list[n:] {
 		first := list[0].Header()
@@ -503,7 +495,7 @@ func rotate(list []dns.RR) {
 	}
 }
 
-// Lacks are what servers are known not to do, by server.
+// Lacks returns the known limitations of servers, by server.
 func (f *Forwarder) Lacks() map[string][]string {
 	out := map[string][]string{}
 	for n, u := range f.routes.Load().all {
@@ -516,7 +508,7 @@ func (f *Forwarder) Lacks() map[string][]string {
 	return out
 }
 
-// servers is all that the settings name, for their order in metrics.
+// servers returns all servers of the settings, to order metrics.
 func (r *routes) servers() []*remote {
 	return slices.SortedFunc(maps.Values(r.all), func(a, b *remote) int {
 		return strings.Compare(a.String(),

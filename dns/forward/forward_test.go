@@ -66,7 +66,7 @@ func TestForwarding(t *testing.T) {
 	var failed atomic.Int64
 	f := New(func() { failed.Add(1) })
 	t.Cleanup(f.Close)
-	if got := resolve(t, f, "a.example."); !strings.Contains(got, "no upstream server is known") {
+	if got := resolve(t, f, "a.example."); !strings.Contains(got, "there is no upstream server") {
 		t.Errorf("an answer without any upstream: %s", got)
 	}
 	dead := model.Nameserver{Addr: netip.MustParseAddrPort("127.0.0.1:5")}
@@ -442,8 +442,8 @@ func TestChainsOfAnswers(t *testing.T) {
 		_ = w.WriteMsg(m)
 	})
 	f, _ := newForwarder(t, to(up))
-	dnstest.ExpectText(t, resolve(t, f, "ring.example."), "its CNAMEs run in circles")
-	dnstest.ExpectText(t, resolve(t, f, "self.example."), "its CNAMEs run in circles")
+	dnstest.ExpectText(t, resolve(t, f, "ring.example."), "its CNAMEs form a loop")
+	dnstest.ExpectText(t, resolve(t, f, "self.example."), "its CNAMEs form a loop")
 	if got := resolve(t, f, "chain.example."); got != "NOERROR: A 192.0.2.1, CNAME b.example." {
 		t.Errorf("records that nobody asked for stay: %s", got)
 	}
@@ -497,7 +497,7 @@ func TestAliasesOutOfAStubDomain(t *testing.T) {
 		t.Errorf("got %s", got)
 	}
 	world.Become(func(w dns.ResponseWriter, q *dns.Msg) { alias("b.corp.example.")(w, q) })
-	dnstest.ExpectText(t, resolve(t, f, "b.corp.example."), "its CNAMEs run in circles")
+	dnstest.ExpectText(t, resolve(t, f, "b.corp.example."), "its CNAMEs form a loop")
 	var n atomic.Int64
 	endless := func(w dns.ResponseWriter, q *dns.Msg) { alias(fmt.Sprintf("n%d.corp.example.", n.Add(1)))(w, q) }
 	corp.Become(endless)
@@ -559,7 +559,7 @@ func TestTheSourceOfAnAnswerIsTold(t *testing.T) {
 		{"printer.example.", "hosts", func() {}},
 		{"a.example.", "upstream " + up.Addr.String(), func() {}},
 		{"a.example.", "cache", func() {}},
-		{"a.example.", "cache, past its time",
+		{"a.example.", "cache, stale",
 			func() { up.Become(dnstest.Code(dns.RcodeServerFailure)); clock.Add(time.Hour) }},
 	} {
 		step.first()

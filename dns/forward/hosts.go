@@ -10,7 +10,7 @@ import (
 	"wayleave.dev/dns/wire"
 )
 
-// hosts are names with addresses from the settings. Their reverse names answer too.
+// hosts are names with addresses from the settings. Their reverse names are answered, too.
 type hosts struct {
 	addrs map[string][]netip.Addr
 	names map[netip.Addr][]string
@@ -29,7 +29,7 @@ func newHosts(list map[string][]netip.Addr) *hosts {
 	return h
 }
 
-// answer is the reply for one of the names; false for all others.
+// answer returns the reply for one of the names; false for all others.
 func (h *hosts) answer(q *dns.Msg) (*dns.Msg, bool) {
 	if h == nil {
 		return nil, false

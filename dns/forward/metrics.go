@@ -6,22 +6,22 @@ import (
 	"wayleave.dev/dns/schema"
 )
 
-// The metrics. The names are CoreDNS's where the meaning is the same.
+// The metrics. The names are CoreDNS's if the meaning is the same.
 var (
-	entriesDesc   = desc("coredns_cache_entries", "Replies in the cache, also those past their time.")
+	entriesDesc   = desc("coredns_cache_entries", "Replies in the cache, including expired ones.")
 	bytesDesc     = desc("wayleave_dns_cache_bytes", "Size of the cache.")
 	hitsDesc      = desc("coredns_cache_hits_total", "Queries answered from the cache.", "type")
-	missesDesc    = desc("coredns_cache_misses_total", "Queries that servers were asked for.")
-	staleDesc     = desc("coredns_cache_served_stale_total", "Replies told past their time, since servers fail.")
-	prefetchDesc  = desc("coredns_cache_prefetch_total", "Popular replies fetched anew before their time ended.")
-	evictionsDesc = desc("coredns_cache_evictions_total", "Replies dropped for others.")
+	missesDesc    = desc("coredns_cache_misses_total", "Queries that were forwarded.")
+	staleDesc     = desc("coredns_cache_served_stale_total", "Expired replies served because servers failed.")
+	prefetchDesc  = desc("coredns_cache_prefetch_total", "Popular replies refreshed before they expired.")
+	evictionsDesc = desc("coredns_cache_evictions_total", "Replies evicted to make room.")
 	requestsDesc  = desc("coredns_forward_requests_total", "Tries at an upstream server.", "to")
 	failuresDesc  = desc("wayleave_dns_forward_failures_total", "Tries at an upstream server without a usable answer.",
 		"to")
 	probesDesc = desc("wayleave_dns_forward_probes_total", "Probes of an upstream server that does not answer.", "to")
 	upDesc     = desc("wayleave_dns_forward_up", "1 when an upstream server answers.", "to")
 	lacksDesc  = desc("wayleave_dns_forward_lacks",
-		"1 while an upstream server is known to lack something: EDNS0, the letter case of names, TCP.", "to", "what")
+		"1 while an upstream server is known not to support EDNS0, the letter case of names, or TCP.", "to", "what")
 )
 
 func desc(name, help string, labels ...string) *prometheus.Desc {
@@ -36,7 +36,8 @@ func (f *Forwarder) Describe(to chan<- *prometheus.Desc) {
 	}
 }
 
-// Collect implements prometheus.Collector. All is added up only now, so that counting costs the hot path little.
+// Collect implements prometheus.Collector. Sums are computed here, so that counting
+// costs the hot path little.
 func (f *Forwarder) Collect(to chan<- prometheus.Metric) {
 	put := func(d *prometheus.Desc, kind prometheus.ValueType, n uint64, labels ...string) {
 		to <- prometheus.MustNewConstMetric(d, kind, float64(n), labels...)

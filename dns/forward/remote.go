@@ -21,17 +21,17 @@ import (
 
 // Bounds of one upstream server.
 const (
-	// upstreamPatience is for one try: slow servers need 2 s, and clients wait 5 s in all.
+	// upstreamPatience is the time for one try: slow servers need 2 s, and clients wait 5 s in total.
 	upstreamPatience = 3 * time.Second
-	// dialPatience is for a connection by TCP: it is also tried where it may be closed.
+	// dialPatience is the time to connect by TCP, which may be closed.
 	dialPatience = time.Second
-	// mostReplies are read while the right one is waited for.
+	// mostReplies are read while waiting for the right one.
 	mostReplies = 1 << 16
-	// downAfter failed tries in a row the others are asked first.
+	// downAfter consecutive failures mark a server as down: others are preferred.
 	downAfter = 2
-	// probeEvery is how often a server that is down is asked for a sign of life.
+	// probeEvery is how often a server that is down is probed.
 	probeEvery = 500 * time.Millisecond
-	// idleConns are kept to a server that is asked by TLS, each for idleFor.
+	// idleConns are kept to a TLS server, each for idleFor.
 	idleConns = 16
 	idleFor   = 8 * time.Second
 )
@@ -51,15 +51,15 @@ type remote struct {
 	idle    chan idleConn
 	session tls.ClientSessionCache
 
-	// abilities is what is known of the server.
+	// abilities is what is known about the server.
 	abilities
 	now func() time.Time
-	// plain says that names are to be written in small letters, by the settings.
+	// plain means that the settings require names in lower case.
 	plain  atomic.Bool
-	trying atomic.Bool          // of one zone at a time
-	tried  map[string]time.Time // by zone; used by the goroutine that is trying
+	trying atomic.Bool          // one zone is tested at a time
+	tried  map[string]time.Time // by zone; used by the testing goroutine
 
-	// Counted for metrics.
+	// Counters for metrics.
 	asked, failed, probes atomic.Uint64
 }
 
@@ -90,8 +90,8 @@ func (u *remote) close() {
 
 func (u *remote) down() bool { return u.fails.Load() >= downAfter }
 
-// ask tries once, and keeps the server's health. later counts the tries for the query that came before and got
-// nothing. With errLame there is a reply, too.
+// ask makes one try, and updates the server's health. later is the number of earlier unanswered tries for the query.
+// With errLame there is a reply, too.
 func (u *remote) ask(ctx context.Context, q *dns.Msg, later int) (*dns.Msg, error) {
 	ctx, cancel := context.WithTimeout(ctx, upstreamPatience)
 	defer cancel()
@@ -118,7 +118,7 @@ func (u *remote) ask(ctx context.Context, q *dns.Msg, later int) (*dns.Msg, erro
 	return nil, &rcodeError{got.Rcode}
 }
 
-// errLame is the answer of a server that names others in place of an answer.
+// errLame means that the server referred to other servers instead of answering.
 var errLame = errors.New("it refers to other servers")
 
 func isReferral(m *dns.Msg) bool {
@@ -132,12 +132,12 @@ func isReferral(m *dns.Msg) bool {
 	return ns && m.Rcode == dns.RcodeSuccess && len(m.Answer) == 0 && !m.Authoritative && !m.Truncated
 }
 
-// rcodeError is the answer of a server that lives but refuses or fails.
+// rcodeError is the response code of a server that is alive but refuses or fails.
 type rcodeError struct{ code int }
 
 func (e *rcodeError) Error() string { return "it answered " + dns.RcodeToString[e.code] }
 
-// probe asks a failing server for a sign of life until one comes.
+// probe probes a failing server until it answers.
 func (u *remote) probe() {
 	if !u.probing.CompareAndSwap(false, true) {
 		return
@@ -156,7 +156,7 @@ func (u *remote) probe() {
 			u.probes.Add(1)
 			_, err := u.exchange(ctx, new(dns.Msg).SetQuestion(".", dns.TypeNS), later%2)
 			cancel()
-			if err == nil { // whatever it says, it lives
+			if err == nil { // any answer shows that it is alive
 				u.fails.Store(0)
 				return
 			}
@@ -164,8 +164,8 @@ func (u *remote) probe() {
 	}()
 }
 
-// mix chooses the case of each letter at random: 25 letters are 25 bits more that
-// a forged answer must guess. One letter at least is a capital, if there are any.
+// mix chooses the case of each letter at random: 25 letters are 25 more bits that a forged answer must guess. At least
+// one letter is a capital, if there are any.
 func mix(name string) string {
 	b := []byte(strings.ToLower(name))
 	bits := rand.Uint64()
@@ -187,8 +187,7 @@ func mix(name string) string {
 	return string(b)
 }
 
-// unmix takes mixed letters out of an answer, which repeats the question's bytes
-// wherever a name ends like it.
+// unmix restores the letter case in an answer, which repeats the question's bytes in every name with the same suffix.
 func unmix(m *dns.Msg, mixed, plain string) {
 	if mixed == plain {
 		return
@@ -224,8 +223,8 @@ func unmix(m *dns.Msg, mixed, plain string) {
 	}
 }
 
-// over asks by a connection of its own. The kernel draws its port, and takes
-// datagrams from the server's address only.
+// over uses a new connection. The kernel chooses its port at random, and accepts datagrams only from the server's
+// address.
 func (u *remote) over(ctx context.Context, network string, ask *dns.Msg) (*dns.Msg, error) {
 	if network == "tls" {
 		return u.overTLS(ctx, ask)
@@ -240,8 +239,7 @@ func (u *remote) over(ctx context.Context, network string, ask *dns.Msg) (*dns.M
 	return converse(ctx, conn, ask, network == "udp")
 }
 
-// overTLS asks by a connection that is kept. One that the server has closed
-// meanwhile is no failure.
+// overTLS uses an idle connection if there is one. That the server has closed it meanwhile is not a failure.
 func (u *remote) overTLS(ctx context.Context, ask *dns.Msg) (*dns.Msg, error) {
 	for {
 		conn, kept := u.kept()
@@ -301,16 +299,16 @@ func (u *remote) keep(c net.Conn) {
 }
 
 var (
-	// errLetters is the right answer but for the letters' case.
+	// errLetters means a correct answer except for the letter case.
 	errLetters = errors.New("it does not keep the letters of names")
-	// errID is an answer to another query, or a forged one.
+	// errID means an answer to another query, or a forged one.
 	errID = errors.New("an answer with another id")
-	// errMalformed is an answer to the question that cannot be read to its end.
+	// errMalformed means an answer to the question that cannot be parsed.
 	errMalformed = errors.New("its answer is malformed")
 )
 
-// converse sends a query and waits for its answer. By UDP whatever is no answer to
-// it is passed over, since anybody may have sent that. With errLetters and errMalformed there is a reply, too.
+// converse sends a query and waits for its answer. By UDP, other datagrams are ignored, since anybody can send them.
+// With errLetters and errMalformed there is a reply, too.
 func converse(ctx context.Context, conn net.Conn, ask *dns.Msg, datagrams bool) (*dns.Msg, error) {
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
@@ -351,8 +349,7 @@ func converse(ctx context.Context, conn net.Conn, ask *dns.Msg, datagrams bool) 
 	return nil, odd
 }
 
-// isBareError says whether a message is an error code without the question, as some servers answer what they do
-// not understand.
+// isBareError reports whether a message is an error code without the question, as some servers reply to unknown forms.
 func isBareError(got, ask *dns.Msg) bool {
 	return got.Id == ask.Id && got.Response && len(got.Question) == 0 && rank(got) == rankFailure
 }
@@ -365,7 +362,7 @@ func receive(conn net.Conn, buf []byte, datagrams bool) ([]byte, error) {
 	if _, err := io.ReadFull(conn, buf[:2]); err != nil {
 		return nil, err
 	}
-	// What a server announces is not made room for until it comes.
+	// The announced length is not allocated before the bytes arrive.
 	n := int(binary.BigEndian.Uint16(buf))
 	m, err := io.ReadAll(io.LimitReader(conn, int64(n)))
 	if err == nil && len(m) < n {
@@ -374,7 +371,7 @@ func receive(conn net.Conn, buf []byte, datagrams bool) ([]byte, error) {
 	return m, err
 }
 
-// answersTo says why a message is no answer to a question.
+// answersTo returns why a message does not answer a question.
 func answersTo(got, ask *dns.Msg) error {
 	switch {
 	case got.Id != ask.Id:
@@ -391,15 +388,15 @@ func answersTo(got, ask *dns.Msg) error {
 	return nil
 }
 
-// chain keeps of an answer what belongs to the question: its name's records, and
-// those of the names that CNAMEs lead to. A ring of CNAMEs is no answer.
+// chain keeps the records of an answer that belong to the question: those of its name, and of the names that CNAMEs
+// lead to. A loop of CNAMEs is an error.
 func chain(m *dns.Msg) error {
 	next := aliases(m)
 	name := strings.ToLower(m.Question[0].Name)
 	in := map[string]bool{}
 	for ok := true; ok; name, ok = next[name] {
 		if in[name] {
-			return fmt.Errorf("its CNAMEs run in circles at %s", name)
+			return fmt.Errorf("its CNAMEs form a loop at %s", name)
 		}
 		in[name] = true
 	}
@@ -426,8 +423,8 @@ func aliases(m *dns.Msg) map[string]string {
 	return next
 }
 
-// dangling is the name that an answer's CNAMEs end at, when the answer says neither
-// what it has nor that it has nothing. The CNAMEs are no ring.
+// dangling returns the name at which an answer's CNAMEs end, if the answer neither has its records nor denies them. The
+// CNAMEs must not form a loop.
 func dangling(m *dns.Msg) (string, bool) {
 	qtype := m.Question[0].Qtype
 	if m.Rcode != dns.RcodeSuccess || len(m.Answer) == 0 || qtype == dns.TypeCNAME || qtype == dns.TypeANY {

@@ -8,14 +8,14 @@ import (
 // MaxGuests bounds the networks that a server knows in addition to those of nodes. Kubernetes supports 150,000 pods.
 const MaxGuests = 200_000
 
-// Clients says who may ask. A look-up takes as long as there are lengths of
-// prefixes, whatever the number of nodes.
+// Clients is a set of networks whose addresses are answered. A lookup takes as long as there are lengths of prefixes,
+// whatever the number of nodes.
 type Clients struct {
 	bits4, bits6 []int
 	networks     map[netip.Prefix]struct{}
 }
 
-// NewClients makes the set of some networks; those that are not valid are left out.
+// NewClients returns the set of some networks; invalid ones are left out.
 func NewClients(list []netip.Prefix) Clients {
 	c := Clients{networks: make(map[netip.Prefix]struct{}, len(list))}
 	for _, p := range list {
@@ -35,7 +35,7 @@ func NewClients(list []netip.Prefix) Clients {
 	return c
 }
 
-// Allowed says whether an address, without zone, is of one of the networks.
+// Allowed reports whether an address, without zone, is in one of the networks.
 func (c *Clients) Allowed(a netip.Addr) bool {
 	bits := c.bits6
 	if a.Is4() {

@@ -1,17 +1,17 @@
 package schema
 
-// Lack is something that an upstream server cannot do.
+// Lack is a limitation of an upstream server.
 type Lack int
 
 const (
 	// lackEDNS: a query with an OPT record gets an error, or no answer.
 	LackEDNS Lack = iota
-	// lackLetters: a name with capitals is denied, gets no answer, or comes back in other letters.
+	// lackLetters: a name with capitals is denied, gets no answer, or is returned in other letter case.
 	LackLetters
-	// lackTCP: TCP is closed, though UDP says that an answer does not fit.
+	// lackTCP: TCP is closed, although answers by UDP are truncated.
 	LackTCP
 	LackKinds
 )
 
-// String is the lack's name in metrics and status.
+// String returns the limitation's name in metrics and status.
 func (l Lack) String() string { return [LackKinds]string{"edns0", "letters", "tcp"}[l] }

@@ -7,33 +7,31 @@ import (
 	"strings"
 )
 
-// Records is the records of one Service; or with an empty service name the mere
-// existence of a namespace; or with podPrefix before the name, that of a pod. Names are relative: the server puts
-// service,
-// namespace, "svc" and the cluster domain behind them.
+// Records are the records of one Service; or with an empty service name the existence of a namespace; or with podPrefix
+// before the name, those of a pod. Names are relative: the server appends service, namespace, "svc" and the cluster
+// domain.
 type Records struct {
 	// Unready is a Service without records: headless without a ready endpoint, or not allocated yet. Then nothing
 	// else is set.
 	Unready bool `json:"unready,omitempty"`
 	// VIPs are the cluster IPs.
 	VIPs []netip.Addr `json:"vips,omitempty"`
-	// Hosts are the endpoints of a headless service, in order of their addresses.
+	// Hosts are the endpoints of a headless Service, in order of their addresses.
 	Hosts []Host `json:"hosts,omitempty"`
-	// Named are the endpoints with a hostname of a Service with cluster IPs, in order of their addresses: pods of a
+	// Named are the endpoints with a hostname of a Service with ClusterIPs, in order of their addresses: pods of a
 	// StatefulSet.
 	Named []Host `json:"named,omitempty"`
-	// CNAME is the target of an ExternalName service, with no final dot.
+	// CNAME is the target of an ExternalName Service, without a final dot.
 	CNAME string `json:"cname,omitempty"`
 	// Ports are the named ports, for SRV records.
 	Ports []Port `json:"ports,omitempty"`
-	// Pod are the addresses of a pod: then the entry is a pod's, and nothing else is set.
+	// Pod are the addresses of a pod: the entry is then a pod's, and nothing else is set.
 	Pod []netip.Addr `json:"pod,omitempty"`
 }
 
 // Host is an endpoint of a headless service.
 type Host struct {
-	// Name is its label: the hostname that the pod asks for, else one made of
-	// its address.
+	// Name is its label: the pod's hostname, otherwise a label made of its address.
 	Name string     `json:"name"`
 	Addr netip.Addr `json:"addr"`
 }
@@ -43,7 +41,7 @@ type Port struct {
 	Name     string `json:"name"`
 	Protocol string `json:"protocol"` // "tcp", "udp", "sctp"
 	Port     uint16 `json:"port"`
-	// Hosts are the names of the hosts that have it, in order; empty is all of them.
+	// Hosts are the names of the hosts that have it, in order; empty means all.
 	Hosts []string `json:"hosts,omitempty"`
 }
 

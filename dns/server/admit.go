@@ -12,8 +12,8 @@ func (s *Server) SetGuests(list []netip.Prefix) {
 	s.guests.Store(&c)
 }
 
-// admits says whether a client, an address without zone, may ask: it is of a network of nodes or of their pods, or a
-// known pod. All others get no answer.
+// admits reports whether a client, an address without zone, is answered: if it is in a network of nodes or of their
+// pods, or a known pod.
 func (s *Server) admits(set *compiled, client netip.Addr) bool {
 	if set.clients.Allowed(client) || s.callers.at(client) != nil {
 		return true

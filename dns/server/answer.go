@@ -14,20 +14,19 @@ import (
 // Resolver answers messages: from the zone, or by the forwarder.
 type Resolver struct {
 	Zone *zone.Zone
-	// Forward resolves what is not of the cluster.
+	// Forward resolves names outside of the cluster.
 	Forward func(ctx context.Context, q *dns.Msg) (*dns.Msg, error)
 	// Domains are the cluster's, in lower case with a final dot.
 	Domains []string
-	// Pods is how the names of pods are answered; empty is PodsDisabled.
+	// Pods is how names of pods are answered; empty is PodsDisabled.
 	Pods string
 	// Servers are the addresses of the cluster DNS, those of ns.dns.<domain>.
 	Servers []netip.Addr
-	// Walks are those that Autopath has seen begin; nil remembers none.
+	// Walks are the walks that Autopath has seen begin; nil records none.
 	Walks *Walks
 }
 
-// Resolve makes the reply to a query. It never fails: what cannot be answered is
-// answered with the code that says so.
+// Resolve makes the reply to a query. It never fails: a query that cannot be answered gets a response code.
 func (r *Resolver) Resolve(ctx context.Context, q *dns.Msg) *dns.Msg {
 	m := new(dns.Msg)
 	if len(q.Question) != 1 || q.Response {
@@ -81,7 +80,7 @@ func (r *Resolver) forward(ctx context.Context, q, m *dns.Msg) *dns.Msg {
 		return m
 	}
 	m.Rcode, m.Answer, m.Ns, m.Truncated = got.Rcode, got.Answer, got.Ns, got.Truncated
-	// A client that did not ask does not learn that the data is authenticated (RFC 6840, 5.8).
+	// Clients that did not ask do not learn that the data is authenticated (RFC 6840, 5.8).
 	m.AuthenticatedData = got.AuthenticatedData && (q.AuthenticatedData || wire.DNSSECOK(q))
 	for _, rr := range got.Extra {
 		if rr.Header().Rrtype != dns.TypeOPT {
@@ -91,7 +90,7 @@ func (r *Resolver) forward(ctx context.Context, q, m *dns.Msg) *dns.Msg {
 	return m
 }
 
-// pointer answers for an address of the cluster; false when it is none.
+// pointer answers for an address of the cluster; false if it is not one.
 func (r *Resolver) pointer(m *dns.Msg, a netip.Addr) bool {
 	names := r.Zone.Pointer(a)
 	if len(names) == 0 || len(r.Domains) == 0 {
@@ -150,14 +149,14 @@ func (r *Resolver) cluster(ctx context.Context, m *dns.Msg, domain, rel string) 
 	r.lack(m, domain)
 }
 
-// lack says of an answer that is empty for how long that may be remembered.
+// lack adds to an empty answer how long it may be cached.
 func (r *Resolver) lack(m *dns.Msg, domain string) {
 	if len(m.Answer) == 0 {
 		m.Ns = append(m.Ns, wire.SOA(domain))
 	}
 }
 
-// belowPod cuts "pod" off the end of a relative name.
+// belowPod removes "pod" from the end of a relative name.
 func belowPod(rel string) (string, bool) {
 	if rel == "pod" {
 		return "", true
@@ -202,7 +201,7 @@ func (r *Resolver) services(m *dns.Msg, domain string, list []zone.SRV) {
 
 type aliasDepth struct{}
 
-// alias answers with a CNAME and, for an address, with what the target has.
+// alias answers with a CNAME and, for an address query, with the records of the target.
 func (r *Resolver) alias(ctx context.Context, m *dns.Msg, target string) {
 	q := m.Question[0]
 	target = dns.Fqdn(target)

@@ -20,7 +20,7 @@ func (s *Server) handleQuery(w http.ResponseWriter, r *http.Request) {
 	}
 	qtype, ok := dns.StringToType[strings.ToUpper(r.FormValue("type"))]
 	if !ok {
-		http.Error(w, fmt.Sprintf("type %q is none; A, AAAA, SRV, PTR, TXT, … are", r.FormValue("type")),
+		http.Error(w, fmt.Sprintf("%q is not a record type; allowed: A, AAAA, SRV, PTR, TXT, …", r.FormValue("type")),
 			http.StatusBadRequest)
 		return
 	}
@@ -57,7 +57,7 @@ func (s *Server) handleLog(w http.ResponseWriter, r *http.Request) {
 func podName(s string) (model.Name, error) {
 	ns, name, ok := strings.Cut(s, "/")
 	if !ok || ns == "" || name == "" || strings.Contains(name, "/") {
-		return model.Name{}, fmt.Errorf("%q is not a pod; NAMESPACE/NAME is", s)
+		return model.Name{}, fmt.Errorf("%q is not a pod; allowed: NAMESPACE/NAME", s)
 	}
 	return model.Name{Namespace: ns, Name: name}, nil
 }

@@ -64,11 +64,12 @@ func TestAWalkIsShownAsThePodWouldSeeIt(t *testing.T) {
 		}
 	}
 	for _, c := range []struct{ path, want string }{
-		{agent.QueryPath("default/nobody", "google.com", "A"), "pod default/nobody is none that this node's DNS knows"},
+		{agent.QueryPath("default/nobody", "google.com", "A"),
+			"pod default/nobody is not known by address to this node's DNS"},
 		{agent.QueryPath("nobody", "google.com", "A"), `"nobody" is not a pod`},
 		{agent.QueryPath("default/web", "google.com", "AB"), `type "AB" is none`},
 		{agent.QueryPath("default/web", "a..b", "A"), `"a..b" is not a DNS name`},
-		{agent.LogPath("", "", time.Minute), "a log is of a pod or a name"},
+		{agent.LogPath("", "", time.Minute), "a log needs a pod or a name"},
 		{agent.LogPath("default/web", "", 2*time.Hour), "at most 1h"},
 		{agent.LogPath("web", "", time.Minute), `"web" is not a pod`},
 	} {
@@ -101,7 +102,7 @@ func TestQueryLogs(t *testing.T) {
 		}
 		text := strings.Join(lines, "\n")
 		if len(lines) < 2 || !strings.Contains(lines[0], c.want) || !strings.Contains(lines[len(lines)-1],
-			fmt.Sprintf("# the end: %d queries, and 0 ", len(lines)-1)) {
+			fmt.Sprintf("# end: %d queries, and 0 ", len(lines)-1)) {
 			t.Errorf("the log has\n%s\nwant %s", text, c.want)
 		}
 		for _, l := range lines[:len(lines)-1] {

@@ -14,29 +14,30 @@ import (
 	"wayleave.dev/model"
 )
 
-// autopathPatience bounds the rest of a walk: with dead upstreams the client gets the
-// plain answer early, and walks by itself.
+// autopathPatience bounds the rest of a walk: if upstreams are dead, the client gets the plain answer early, and walks
+// by itself.
 const autopathPatience = 2 * time.Second
 
-// leastWalked labels a name has whose walk is shortened: with one, the first step is the whole name of a Service, too.
+// leastWalked is the minimum number of labels of a name whose walk is shortened: with one label, the first step is also
+// the full name of a Service.
 const leastWalked = 2
 
 // walked are the types for which resolvers use the search list.
 var walked = map[uint16]bool{dns.TypeA: true, dns.TypeAAAA: true, dns.TypeHTTPS: true, dns.TypeSRV: true,
 	dns.TypeMX: true, dns.TypeTXT: true}
 
-// Autopath takes the rest of a pod's walk through its search list when the first step
-// of it found no name: m, the reply to q, becomes what the first name on the way
-// that exists has, behind a CNAME to it. It says whether m was changed. search is the node's own list.
+// Autopath does the rest of a pod's walk through its search list if the first step found no name: m, the reply to q,
+// becomes the records of the first existing name on the way, after a CNAME to it. It reports whether m was changed.
+// search is the node's own list.
 //
-// m stays as it is where the client's own walk could end in another way:
-//   - for what is not the first step of this caller: a name in its own namespace, with fewer dots than its ndots;
-//   - for one label, and for names below a Service of the namespace: the query may be a whole name, which nobody
+// m stays unchanged if the client's own walk could end differently:
+//   - if the query is not the first step of this caller: a name in its own namespace, with fewer dots than its ndots;
+//   - for one label, and for names below a Service of the namespace: the query may be a full name, which no resolver
 //     walks on from;
-//   - for a later step of a walk whose first one was seen: that of a.b.NAMESPACE has the second step of a.b's first;
-//   - for a name that a domain of the node's own list has: only a client that walks may get that;
-//   - for a name on the way that lacks the type: some resolvers go on there (glibc), some do not (musl);
-//   - where no name exists, and where the walk cannot be finished.
+//   - for a later step of a walk whose first one was seen: the walk of a.b.NAMESPACE has the second step of a.b's as
+//     its first; and for a name that a domain of the node's own list has, which only clients that walk may get;
+//   - if a name on the way lacks the type: some resolvers continue there (glibc), some do not (musl);
+//   - if no name exists, and if the walk cannot be completed.
 func (r *Resolver) Autopath(ctx context.Context, q, m *dns.Msg, c schema.Caller, search []string) bool {
 	if m.Rcode != dns.RcodeNameError || len(m.Answer) > 0 || !c.Usual() || len(r.Domains) == 0 || !q.RecursionDesired ||
 		!walked[q.Question[0].Qtype] {
@@ -44,7 +45,7 @@ func (r *Resolver) Autopath(ctx context.Context, q, m *dns.Msg, c schema.Caller,
 	}
 	asked := q.Question[0].Name
 	list := c.Search(r.Domains[0], search)
-	cut := len(asked) - len(list[0]) - 2 // between is a dot, and one ends it
+	cut := len(asked) - len(list[0]) - 2 // a dot separates them, and one ends the name
 	if cut < 1 || !strings.EqualFold(asked[cut:], "."+list[0]+".") || r.Walks.later(c, asked, time.Now()) {
 		return false
 	}
@@ -81,8 +82,8 @@ func (r *Resolver) Autopath(ctx context.Context, q, m *dns.Msg, c schema.Caller,
 	return false
 }
 
-// isWalk says whether a name below the caller's namespace can only be the first step of a walk, as far as can be
-// known: not the whole name of a Service, or of an endpoint or a port of one that the cluster has, ready or not.
+// isWalk reports whether a name below the caller's namespace can only be the first step of a walk, as far as known: not
+// the full name of a Service, or of an endpoint or a port of an existing one, ready or not.
 func (r *Resolver) isWalk(name string, c schema.Caller) bool {
 	labels := dns.SplitDomainName(name)
 	if len(labels) < leastWalked || len(labels) > c.NDots {
@@ -91,14 +92,14 @@ func (r *Resolver) isWalk(name string, c schema.Caller) bool {
 	return !r.Zone.HasService(model.Name{Namespace: c.Pod.Namespace, Name: strings.ToLower(labels[len(labels)-1])})
 }
 
-// firstStep says whether a missing name may be the first step of the caller's walk, of
-// which Autopath takes the rest: all others can be answered on the hot path.
+// firstStep reports whether a missing name may be the first step of the caller's walk, which Autopath would complete:
+// all others can be answered on the hot path.
 func firstStep(c *schema.Caller, q *wire.Question, domains []wire.Domain) bool {
 	if !c.Usual() || len(domains) == 0 || !q.Recursion || !walked[q.Qtype] {
 		return false
 	}
 	at, below := q.Below(&domains[0])
-	labels := len(q.Starts) - domains[0].Labels - 2 // in front of the namespace and "svc"
+	labels := len(q.Starts) - domains[0].Labels - 2 // before the namespace and "svc"
 	if !below || labels < leastWalked || labels > c.NDots || string(q.Name[q.Starts[labels+1]:at]) != "\x03svc" {
 		return false
 	}
@@ -106,7 +107,7 @@ func firstStep(c *schema.Caller, q *wire.Question, domains []wire.Domain) bool {
 	return string(namespace[1:]) == c.Pod.Namespace
 }
 
-// shortcut makes m the answer of got behind a CNAME.
+// shortcut replaces m by the answer got after a CNAME.
 func shortcut(m *dns.Msg, name string, got *dns.Msg) {
 	cname := &dns.CNAME{Hdr: wire.Header(m.Question[0].Name, dns.TypeCNAME), Target: name}
 	for _, rr := range got.Answer {
@@ -120,27 +121,27 @@ func shortcut(m *dns.Msg, name string, got *dns.Msg) {
 	}
 }
 
-// Bounds of the memory of walks.
+// Bounds of recorded walks.
 const (
 	// walkFor is how long the later steps of a walk may take.
 	walkFor = 30 * time.Second
-	// mostWalks are remembered; with more, all are forgotten.
+	// mostWalks are recorded; above that, all are dropped.
 	mostWalks = 4096
 )
 
-// Walks are the walks that have begun whose later steps look like the first one of another. Safe for concurrent use.
+// Walks are recent walks whose later steps look like the first step of another one. Safe for concurrent use.
 type Walks struct {
 	mu    sync.Mutex
 	steps map[walkStep]time.Time // until
 }
 
-// walkStep is a query that a pod may make: its name in lower case.
+// walkStep is a query of a pod, with its name in lower case.
 type walkStep struct {
 	pod  model.Name
 	name string
 }
 
-// first notes the later steps of the walk for name that are below the caller's namespace.
+// first records the later steps of the walk for name that are below the caller's namespace.
 func (w *Walks) first(c schema.Caller, name string, list []string, now time.Time) {
 	if w == nil {
 		return
@@ -160,7 +161,7 @@ func (w *Walks) first(c schema.Caller, name string, list []string, now time.Time
 	}
 }
 
-// later says whether a query may be a later step of a walk that has begun.
+// later reports whether a query may be a later step of a recorded walk.
 func (w *Walks) later(c schema.Caller, asked string, now time.Time) bool {
 	if w == nil {
 		return false

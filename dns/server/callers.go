@@ -10,8 +10,8 @@ import (
 	"wayleave.dev/model"
 )
 
-// Callers is the table of this node's pods by address, on the server's side. The zero
-// value is empty. Safe for concurrent use; a look-up takes no lock.
+// Callers is the table of this node's pods by address, on the server's side. The zero value is empty. Safe for
+// concurrent use; a lookup takes no lock.
 type Callers struct {
 	table atomic.Pointer[map[netip.Addr]*caller]
 }
@@ -22,7 +22,7 @@ type caller struct {
 	queries atomic.Uint64
 }
 
-// Lookup is the pod that has an address.
+// Lookup returns the pod with an address.
 func (t *Callers) Lookup(a netip.Addr) (schema.Caller, bool) {
 	c := t.at(a)
 	if c == nil {
@@ -39,8 +39,7 @@ func (t *Callers) at(a netip.Addr) *caller {
 	return (*table)[a]
 }
 
-// Set replaces the table. Counts of pods that stay go on. Not to be called
-// concurrently with itself.
+// Set replaces the table. Pods that stay keep their counts. It must not be called concurrently with itself.
 func (t *Callers) Set(list map[netip.Addr]schema.Caller) {
 	pods := map[model.Name]*caller{}
 	for _, c := range t.all() {
@@ -60,7 +59,7 @@ func (t *Callers) Set(list map[netip.Addr]schema.Caller) {
 	t.table.Store(&table)
 }
 
-// all yields a caller of every address.
+// all yields the caller of every address.
 func (t *Callers) all() map[netip.Addr]*caller {
 	if table := t.table.Load(); table != nil {
 		return *table
@@ -69,13 +68,12 @@ func (t *Callers) all() map[netip.Addr]*caller {
 }
 
 var podQueries = prometheus.NewDesc("wayleave_dns_pod_queries_total",
-	"Queries of a pod of this node, as long as the pod is there.", []string{"namespace", "pod"}, nil)
+	"Queries of a pod of this node, while the pod exists.", []string{"namespace", "pod"}, nil)
 
 // Describe implements prometheus.Collector.
 func (t *Callers) Describe(ch chan<- *prometheus.Desc) { ch <- podQueries }
 
-// Collect implements prometheus.Collector. There are as many series as the node has
-// pods that have asked.
+// Collect implements prometheus.Collector. There is one series for each pod of the node that has sent a query.
 func (t *Callers) Collect(ch chan<- prometheus.Metric) {
 	seen := map[*caller]bool{}
 	for _, c := range t.all() {

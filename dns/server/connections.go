@@ -12,23 +12,23 @@ import (
 
 // Bounds of connections.
 const (
-	// maxConns are open at a time, over all sockets; fewer where the process may have fewer than four times as many
+	// maxConns is the maximum over all sockets; it is lower if the process may open fewer than four times as many
 	// files.
 	maxConns = 1024
-	// maxConnsEach are open of one source.
+	// maxConnsEach is the maximum per source.
 	maxConnsEach = 64
-	// askTime is what each connection has to ask, and then to be answered, before it makes room for one of another
-	// source. Its query is mostly there when it is accepted.
+	// askTime is the time that each connection has to send a query, and then to be answered, before it can be closed
+	// for one of another source. A query has usually arrived when the connection is accepted.
 	askTime = 50 * time.Millisecond
 )
 
-// connections are the TCP connections of all sockets. When a source has as many as it may, its idlest one makes
-// room for its next; when all together have, the idlest of the source with the most. So a flood costs its own
-// source first. The idlest is the one that has made no progress for longest: no new query, no answer taken. One
-// that is being answered may be it: clients that do not read, or that ask dead servers, keep nobody out. None makes
-// room for another source in its first askTime: while all are that young, new ones wait in the queue of the socket, or
-// a flood from more sources than there is room for would have each of them closed before it is answered. Safe for
-// concurrent use.
+// connections are the TCP connections of all sockets. If a source has its maximum, its idlest connection is closed for
+// its next one; if all sources together do, the idlest of the source with the most connections. A flood is therefore
+// mainly at the expense of its own source. The idlest connection is the one without progress for longest: no new query,
+// no answer read. That may be one with a pending answer: clients that do not read, or that query dead servers, keep no
+// other clients out. No connection is closed for another source in its first askTime: while all are that young, new
+// ones wait in the socket's queue. Otherwise a flood from more sources than maxConns would close every connection
+// before it is answered. Safe for concurrent use.
 type connections struct {
 	most, mostEach int
 	evicted        atomic.Uint64
@@ -38,13 +38,13 @@ type connections struct {
 	sources map[netip.Addr]map[*tcpConn]struct{}
 }
 
-// tcpConn is a connection of a client that may ask.
+// tcpConn is a connection of an allowed client.
 type tcpConn struct {
 	*net.TCPConn
 	client, source netip.Addr
 
-	// since is when it was accepted, when its last query was whole, or when that was answered. Below the lock of
-	// connections.
+	// since is when it was accepted, when its last query was complete, or when that was answered. Guarded by the lock
+	// of connections.
 	since time.Time
 }
 
@@ -52,7 +52,7 @@ func newConnections(most, mostEach int) *connections {
 	return &connections{most: most, mostEach: mostEach, sources: map[netip.Addr]map[*tcpConn]struct{}{}}
 }
 
-// add takes a connection in, and closes another one for it where that must be. It waits up to askTime for that.
+// add adds a connection, and closes another one for it if necessary. It waits up to askTime for that.
 func (l *connections) add(c *tcpConn) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -70,7 +70,7 @@ func (l *connections) add(c *tcpConn) {
 	l.all++
 }
 
-// remove forgets a connection.
+// remove removes a connection.
 func (l *connections) remove(c *tcpConn) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -89,7 +89,7 @@ func (l *connections) drop(c *tcpConn) {
 	l.all--
 }
 
-// progress says that a query of a connection is whole, or answered. It is false when the connection was closed
+// progress records that a query of a connection is complete, or answered. It returns false if the connection was closed
 // for another one.
 func (l *connections) progress(c *tcpConn) bool {
 	l.mu.Lock()
@@ -101,8 +101,8 @@ func (l *connections) progress(c *tcpConn) bool {
 	return true
 }
 
-// makeRoom closes the victim, once it has had its time, unless another connection ends before. It waits no longer than
-// askTime: connections that ask without a pause would keep all others out.
+// makeRoom closes the victim after its askTime, unless another connection ends earlier. It waits no longer than
+// askTime: connections that send queries without a pause would keep all others out.
 func (l *connections) makeRoom() {
 	begin := time.Now()
 	for all := l.all; l.all > 0 && l.all >= all; {
@@ -118,14 +118,14 @@ func (l *connections) makeRoom() {
 	}
 }
 
-// relieve closes one connection, as add does, when files run out.
+// relieve closes one connection, like add, when file descriptors run out.
 func (l *connections) relieve() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.makeRoom()
 }
 
-// victim is the idlest connection of the source that has the most.
+// victim returns the idlest connection of the source with the most.
 func (l *connections) victim() (out *tcpConn) {
 	most := 0
 	for _, list := range l.sources {
@@ -145,7 +145,7 @@ func idlest(list map[*tcpConn]struct{}) (out *tcpConn) {
 	return out
 }
 
-// evict closes a connection for another one; nil is none.
+// evict closes a connection for another one; nil for none.
 func (l *connections) evict(victim *tcpConn) {
 	if victim == nil {
 		return
@@ -155,7 +155,7 @@ func (l *connections) evict(victim *tcpConn) {
 	reset(victim.TCPConn)
 }
 
-// reset closes a connection with nothing left behind in the kernel.
+// reset closes a connection without leaving state in the kernel.
 func reset(c *net.TCPConn) {
 	_ = c.SetLinger(0)
 	c.Close()

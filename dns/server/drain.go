@@ -9,12 +9,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// drainFor bounds the wait for a queue to be worked off.
+// drainFor bounds the wait until a queue is empty.
 const drainFor = 500 * time.Millisecond
 
-// drain takes a UDP socket out of its group (SO_REUSEPORT), so that new queries go to
-// other sockets of the address, and waits until those that came before are read. A
-// connected socket gets nothing but what its peer sends: ours is connected to itself.
+// drain removes a UDP socket from its group (SO_REUSEPORT), so that new queries go to other sockets of the address, and
+// waits until earlier ones have been read. A connected socket receives only datagrams of its peer, so the socket is
+// connected to itself.
 func drain(c *net.UDPConn) error {
 	raw, err := c.SyscallConn()
 	if err != nil {
@@ -41,7 +41,7 @@ func drain(c *net.UDPConn) error {
 			return nil
 		}
 		if time.Now().After(end) {
-			return fmt.Errorf("after %s queries still wait", drainFor)
+			return fmt.Errorf("queries are still waiting after %s", drainFor)
 		}
 	}
 }

@@ -9,8 +9,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// metrics carry CoreDNS's names, as dashboards know them. Each reader counts for
-// itself, and a scrape adds up: a query costs no shared memory.
+// metrics use CoreDNS's names, so that its dashboards work. Each reader counts separately, and a scrape computes the
+// sums: a query touches no shared memory.
 type metrics struct {
 	forwarded prometheus.Counter
 	autopath  prometheus.Counter
@@ -23,26 +23,26 @@ type metrics struct {
 
 	mu      sync.Mutex
 	tallies map[*tally]struct{}
-	// past is what readers that ended have counted.
+	// past is the sum of readers that ended.
 	past map[string]*counts
 }
 
 // Sizes of the counters.
 const (
-	// countedTypes are the record types that have a label of their own, by number.
+	// countedTypes are the record types with their own label, by number.
 	countedTypes = 66 // up to HTTPS
 	countedCodes = 24
 	timeBuckets  = 10
 )
 
-// counts are what is counted, by one writer or under a lock.
+// counts are counters with one writer or under a lock.
 type counts struct {
-	types   [countedTypes]uint64 // 0 is all others
+	types   [countedTypes]uint64 // 0 stands for all others
 	codes   [countedCodes]uint64
-	buckets [timeBuckets + 1]uint64 // not cumulative; the last is what is longer
+	buckets [timeBuckets + 1]uint64 // not cumulative; the last is for longer times
 	nanos   uint64
-	// refused are strangers, hot what the hot path answered, full what found no
-	// worker.
+	// refused counts queries of addresses that are not allowed, hot those that the hot path answered, full those for
+	// which there was no worker.
 	refused, hot, full uint64
 }
 
@@ -71,18 +71,18 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		responses: prometheus.NewDesc("coredns_dns_responses_total", "Replies by code.", []string{"rcode"}, nil),
 		duration:  prometheus.NewDesc("coredns_dns_request_duration_seconds", "Time per query.", nil, nil),
 		refused: prometheus.NewDesc("wayleave_dns_foreign_clients_total",
-			"Queries from addresses that may not ask.", nil, nil),
+			"Queries from addresses that are not allowed.", nil, nil),
 		hot: prometheus.NewDesc("wayleave_dns_prebuilt_answers_total",
 			"Queries answered with prebuilt bytes.", nil, nil),
 		full: prometheus.NewDesc("wayleave_dns_overload_total",
-			"Queries answered SERVFAIL since too many others were waiting.", nil, nil),
+			"Queries answered SERVFAIL because too many others were waiting.", nil, nil),
 		tallies: map[*tally]struct{}{}, past: map[string]*counts{},
 	}
 	reg.MustRegister(m, m.forwarded, m.autopath)
 	return m
 }
 
-// tally makes a counter; retire ends its use.
+// tally returns a counter; retire ends its use.
 func (m *metrics) tally(proto string) *tally {
 	t := &tally{proto: proto}
 	m.mu.Lock()

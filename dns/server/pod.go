@@ -10,9 +10,8 @@ import (
 	"wayleave.dev/dns/wire"
 )
 
-// pod answers for a name below pod.<domain>, which rel is relative to: as the
-// address is in the name, there is nothing to look up but that the namespace, or the
-// pod, exists.
+// pod answers for a name below pod.<domain>, to which rel is relative: the name contains the address, so only the
+// existence of the namespace, or of the pod, is looked up.
 func (r *Resolver) pod(m *dns.Msg, rel string) (exists bool) {
 	if r.Pods != schema.PodsInsecure && r.Pods != schema.PodsVerified {
 		return false
@@ -36,7 +35,7 @@ func (r *Resolver) pod(m *dns.Msg, rel string) (exists bool) {
 	return true
 }
 
-// labelAddr reads an address that was written with dashes.
+// labelAddr parses an address that is written with dashes.
 func labelAddr(label string) (netip.Addr, bool) {
 	by := ":"
 	if strings.Count(label, "-") == 3 && !strings.Contains(label, "--") {

@@ -20,22 +20,21 @@ import (
 
 // Bounds of query logs.
 const (
-	// maxLogs are read at once.
+	// maxLogs is the maximum number of concurrent logs.
 	maxLogs = 8
-	// logQueue lines wait for a reader; more are counted and dropped.
+	// logQueue lines wait for a reader; further ones are counted and dropped.
 	logQueue = 1000
-	// maxLogTime is the longest that one runs.
+	// maxLogTime is the longest run time of a log.
 	maxLogTime = time.Hour
 )
 
-// queryLogs are the logs with a reader. While there is none, a query costs
-// one load. Safe for concurrent use.
+// queryLogs are the logs with a reader. Without one, a query costs one atomic load. Safe for concurrent use.
 type queryLogs struct {
 	mu   sync.Mutex
 	list atomic.Pointer[[]*queryLog]
 }
 
-// queryLog wants the queries of one pod or for one name, or both.
+// queryLog selects the queries of one pod or for one name, or both.
 type queryLog struct {
 	pod model.Name
 	// name is in lower case with a final dot; empty for all.
@@ -44,19 +43,18 @@ type queryLog struct {
 	dropped atomic.Int64
 }
 
-// wants says whether the log is of a query. A name is also wanted with a search domain
-// behind it.
+// wants reports whether the log selects a query. A name is also selected with a search domain appended.
 func (l *queryLog) wants(from schema.Caller, name string) bool {
 	return (l.pod == model.Name{} || l.pod == from.Pod) && strings.HasPrefix(strings.ToLower(name), l.name)
 }
 
-// none says that no log has a reader.
+// none reports whether no log has a reader.
 func (l *queryLogs) none() bool {
 	list := l.list.Load()
 	return list == nil || len(*list) == 0
 }
 
-// of are the logs of a query.
+// of returns the logs that select a query.
 func (l *queryLogs) of(from schema.Caller, name string) []*queryLog {
 	if l.none() {
 		return nil
@@ -78,7 +76,7 @@ func (l *queryLogs) add(log *queryLog) error {
 		list = slices.Clone(*p)
 	}
 	if len(list) >= maxLogs {
-		return fmt.Errorf("%d query logs are read already; no more than that", maxLogs)
+		return fmt.Errorf("%d query logs are open; no more are allowed", maxLogs)
 	}
 	list = append(list, log)
 	l.list.Store(&list)
@@ -103,7 +101,7 @@ func put(logs []*queryLog, line string) {
 	}
 }
 
-// logLine is a query and its answer in one line.
+// logLine formats a query and its answer as one line.
 func logLine(start time.Time, client netip.Addr, from schema.Caller, network string, m *dns.Msg, source string) string {
 	who := "-"
 	if from.Pod != (model.Name{}) {
@@ -111,7 +109,7 @@ func logLine(start time.Time, client netip.Addr, from schema.Caller, network str
 	}
 	name, qtype := "-", "-"
 	if len(m.Question) == 1 {
-		// A name on the wire can hold anything; the text form is escaped.
+		// A name on the wire can contain any bytes; the text form is escaped.
 		name, qtype = m.Question[0].Name, dns.Type(m.Question[0].Qtype).String()
 	}
 	var answers []string
@@ -129,10 +127,10 @@ func logLine(start time.Time, client netip.Addr, from schema.Caller, network str
 func (s *Server) follow(ctx context.Context, w io.Writer, flush func() error, pod model.Name, name string,
 	d time.Duration) error {
 	if d <= 0 || d > maxLogTime {
-		return fmt.Errorf("a log is for more than 0 and at most %s", maxLogTime)
+		return fmt.Errorf("duration of the log: allowed: more than 0 and at most %s", maxLogTime)
 	}
 	if (pod == model.Name{}) && name == "" {
-		return errors.New("a log is of a pod or a name")
+		return errors.New("a log needs a pod or a name")
 	}
 	log := &queryLog{pod: pod, lines: make(chan string, logQueue)}
 	if name != "" {
@@ -146,12 +144,12 @@ func (s *Server) follow(ctx context.Context, w io.Writer, flush func() error, po
 	defer cancel()
 	say := fmt.Sprintf("# queries until %s UTC", time.Now().Add(d).UTC().Format(time.TimeOnly))
 	if _, addrs := s.callers.pod(pod); pod != (model.Name{}) && len(addrs) == 0 {
-		say += fmt.Sprintf("; pod %s is not known on this node now", pod)
+		say += fmt.Sprintf("; pod %s is currently not known on this node", pod)
 	}
 	lines := 0
 	for {
 		if _, err := fmt.Fprintln(w, say); err != nil {
-			return nil // the reader has gone
+			return nil // the reader has disconnected
 		}
 		if len(log.lines) == 0 {
 			if err := flush(); err != nil {
@@ -160,8 +158,8 @@ func (s *Server) follow(ctx context.Context, w io.Writer, flush func() error, po
 		}
 		select {
 		case <-ctx.Done():
-			// A reader that has gone needs no last line.
-			_, _ = fmt.Fprintf(w, "# the end: %d queries, and %d that were not read fast enough\n", lines,
+			// A reader that has disconnected needs no last line.
+			_, _ = fmt.Fprintf(w, "# end: %d queries, and %d dropped because the reader was too slow\n", lines,
 				log.dropped.Load())
 			return nil
 		case say = <-log.lines:

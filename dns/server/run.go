@@ -30,18 +30,18 @@ import (
 	"wayleave.dev/model"
 )
 
-// Config is what the process that answers is started with.
+// Config is the configuration of the server process.
 type Config struct {
 	// Socket is the agent's.
 	Socket string
-	// StateFile keeps the last snapshot, to answer from at a start without agent.
+	// StateFile stores the last snapshot, which is served after a start without an agent.
 	StateFile string
 	// HealthSocket serves /readyz, /livez and /metrics.
 	HealthSocket string
 	// MetricsSocket is the agent's, for the metrics; empty for none. Version is Wayleave's.
 	MetricsSocket, Version string
-	// Hung is called when the loop of a socket has stood still for a second. It
-	// should end the process at once. Nil is no watchdog.
+	// Hung is called when the loop of a socket has been stuck for a second. It should end the process at once. Nil
+	// disables the watchdog.
 	Hung func(schema.Socket)
 	Log  *slog.Logger
 	// Logs are the settings of Log, which the agent tells; nil keeps them.
@@ -53,11 +53,11 @@ type saved struct {
 	Version  int             `json:"version"`
 	Settings schema.Settings `json:"settings"`
 	Entries  []frames.Pair   `json:"entries"`
-	// Guests are as in update.
+	// Guests are as in frames.Update.
 	Guests []netip.Prefix `json:"guests,omitempty"`
 }
 
-// process is the running server with its memory on disk.
+// process is the running server with its state on disk.
 type process struct {
 	Config
 	zone   *zone.Zone
@@ -68,8 +68,8 @@ type process struct {
 	logs   logging.Source
 }
 
-// Run answers queries until ctx ends: it takes its last snapshot from disk, then
-// follows the agent, connecting again whenever that went away.
+// Run answers queries until ctx ends: it loads its last snapshot from disk, then follows the agent, and reconnects
+// after each disconnect.
 func Run(ctx context.Context, c Config) error {
 	reg := prometheus.NewRegistry()
 	buildinfo.Register(reg, c.Version)
@@ -108,7 +108,7 @@ func Run(ctx context.Context, c Config) error {
 		ReportEvery: newsEvery,
 		Quiet:       p.save,
 		Ended: func() {
-			// No agent says any more when an address changes hands.
+			// Without an agent the server would not learn when an address is assigned to another pod.
 			p.server.SetCallers(nil)
 			p.save()
 		},
@@ -117,10 +117,10 @@ func Run(ctx context.Context, c Config) error {
 	return client.Run(ctx)
 }
 
-// newsEvery is how often the agent hears what upstream servers cannot do, when that has changed.
+// newsEvery is how often changed limitations of upstream servers are sent to the agent.
 const newsEvery = 2 * frames.NewsPause
 
-// take puts an update into force. The files stay the caller's.
+// take applies an update. The files remain the caller's.
 func (p *process) take(u frames.Update, files []*os.File) {
 	if u.Rest {
 		p.server.Keep(nil)
@@ -158,7 +158,7 @@ func (p *process) take(u frames.Update, files []*os.File) {
 			break
 		}
 		if err := p.adopt(k, files[i]); err != nil {
-			p.Log.Error("a passed socket is of no use", "socket", k, "err", err)
+			p.Log.Error("a passed socket cannot be used", "socket", k, "err", err)
 		}
 	}
 	if u.Sockets != nil {
@@ -181,12 +181,12 @@ func (p *process) adopt(k schema.Socket, f *os.File) error {
 		}
 		p.server.Listen(k, l, nil)
 	default:
-		return fmt.Errorf("network %q is none", k.Network)
+		return fmt.Errorf("network %q is unknown", k.Network)
 	}
 	return nil
 }
 
-// tidy removes what a process left that ended while it wrote: the folder is small.
+// tidy removes the leftovers of a process that ended while it wrote: the folder is small.
 func (p *process) tidy() {
 	left, err := filepath.Glob(filepath.Join(filepath.Dir(p.StateFile), snapshotTemp))
 	for _, f := range left {
@@ -197,7 +197,7 @@ func (p *process) tidy() {
 	}
 }
 
-// load takes the last snapshot, or that before it where the last is damaged.
+// load loads the last snapshot, or the previous one if the last is damaged.
 func (p *process) load() error {
 	s, err := statefile.Read(p.StateFile, func(s saved) error {
 		if s.Version != frames.Version {
@@ -213,7 +213,7 @@ func (p *process) load() error {
 	return err
 }
 
-// save writes the snapshot, whole or not at all.
+// save writes the snapshot atomically.
 func (p *process) save() {
 	if !p.dirty || !p.known {
 		return
@@ -223,7 +223,7 @@ func (p *process) save() {
 		s.Entries = append(s.Entries, frames.Pair{Key: k, Records: e})
 	}
 	if err := statefile.Write(p.StateFile, s); err != nil {
-		p.Log.Warn("could not save the snapshot", "err", err)
+		p.Log.Warn("cannot save the snapshot", "err", err)
 		return
 	}
 	p.dirty = false

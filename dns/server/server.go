@@ -19,9 +19,9 @@ import (
 	"wayleave.dev/internal/rlimit"
 )
 
-// Server answers queries on the sockets that it is given: what the zone has from
-// prebuilt bytes, in the loop that reads; all else by the Resolver, in goroutines
-// of bounded number, so that a dead upstream stops no answer of the cluster.
+// Server answers queries on the sockets that it is given: names of the zone from prebuilt bytes, in the loop that
+// reads; everything else by the Resolver, in a bounded number of goroutines, so that a dead upstream blocks no answer
+// about cluster names.
 type Server struct {
 	resolver *Resolver
 	forward  *forward.Forwarder
@@ -31,21 +31,19 @@ type Server struct {
 	guests   atomic.Pointer[schema.Clients] // nil until the agent sends them
 	logs     queryLogs
 
-	// outside, when set, may answer on the hot path what the zone does not: it
-	// appends a reply of at most size bytes to out, and must not block. Set before
-	// the first socket.
+	// outside, if set, may answer on the hot path what the zone does not: it appends a reply of at most size bytes to
+	// out, and must not block. Set it before the first socket.
 	outside func(out, query []byte, size int) ([]byte, bool)
-	// caller, when set, is told who asks what the hot path can answer, and whether
-	// that name is missing from the domains; true gives the query to the slow path. Set
-	// before the first socket.
+	// caller, if set, is told which client sends a query that the hot path can answer, and whether that name is missing
+	// from the domains; true gives the query to the slow path. Set it before the first socket.
 	caller func(client netip.Addr, q *wire.Question, domains []wire.Domain, missing bool) bool
 
 	settings atomic.Pointer[schema.Settings]
 	compiled atomic.Pointer[compiled]
-	// work is what the slow path has under way.
+	// work is what the slow path has in progress.
 	work  *shares
 	conns *connections
-	// unsent are bytes of answers that TCP clients have not taken.
+	// unsent counts the bytes of answers that TCP clients have not read.
 	unsent atomic.Int64
 	// slowTally and tcpTally count what the slow path answers.
 	slowTally, tcpTally *tally
@@ -58,17 +56,17 @@ type Server struct {
 type listening interface {
 	// serve answers until stop is called.
 	serve() error
-	// stop answers what has arrived, and then closes the socket.
+	// stop answers the queries that have arrived, and then closes the socket.
 	stop(ctx context.Context) error
 }
 
-// compiled are the settings as the hot path takes them.
+// compiled are the settings in the hot path's form.
 type compiled struct {
 	domains []wire.Domain
 	clients schema.Clients
 }
 
-// New makes a server that answers from zone, with no sockets yet.
+// New returns a server that answers from zone, without sockets.
 func New(zone *zone.Zone, reg prometheus.Registerer, log *slog.Logger) *Server {
 	m := newMetrics(reg)
 	s := &Server{log: log, metrics: m, sockets: map[schema.Socket]listening{},
@@ -95,7 +93,7 @@ func (s *Server) Configure(c schema.Settings) {
 // SetCallers replaces the table of this node's pods.
 func (s *Server) SetCallers(callers map[netip.Addr]schema.Caller) { s.callers.Set(callers) }
 
-// Sockets are those that are open now.
+// Sockets returns the open sockets.
 func (s *Server) Sockets() []schema.Socket {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -106,12 +104,11 @@ func (s *Server) Sockets() []schema.Socket {
 	return out
 }
 
-// Listen takes over a socket: exactly one of l and p is set. A socket of that
-// name that is open already is replaced.
+// Listen takes over a socket: exactly one of l and p is set. An open socket of the same name is replaced.
 func (s *Server) Listen(k schema.Socket, l net.Listener, p net.PacketConn) {
 	d, err := s.open(l, p)
 	if err != nil {
-		s.log.Error("a socket is of no use", "socket", k, "err", err)
+		s.log.Error("a socket cannot be used", "socket", k, "err", err)
 		return
 	}
 	s.mu.Lock()
@@ -159,13 +156,12 @@ func (s *Server) stop(k schema.Socket, d listening) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	if err := d.stop(ctx); err != nil {
-		s.log.Warn("a socket would not close, or queries that had arrived may be lost", "socket", k, "err", err)
+		s.log.Warn("cannot close a socket, or queries that had arrived may be lost", "socket", k, "err", err)
 	}
 }
 
-// ofCaller counts a query that the hot path answers for the pod that asks. It is true for
-// what the slow path must see: while a log has a reader, and the first step of a walk
-// through a search list.
+// ofCaller counts a query that the hot path answers for its pod. It returns true for queries that the slow path must
+// handle: while a log has a reader, and the first step of a walk through a search list.
 func (s *Server) ofCaller(client netip.Addr, q *wire.Question, domains []wire.Domain, missing bool) bool {
 	if !s.logs.none() {
 		return true
@@ -181,12 +177,12 @@ func (s *Server) ofCaller(client netip.Addr, q *wire.Question, domains []wire.Do
 	return false
 }
 
-// reply is the slow path: it makes the reply to a query of a client that may ask.
+// reply is the slow path: it makes the reply to a query of an allowed client.
 func (s *Server) reply(q *dns.Msg, client netip.Addr, network string, t *tally) *dns.Msg {
 	start := time.Now()
 	ctx, cancel := context.WithTimeout(context.Background(), forward.Patience)
 	defer cancel()
-	var from schema.Caller // the zero one when it is no pod of this node
+	var from schema.Caller // the zero one if it is not a pod of this node
 	if c := s.callers.at(client); c != nil {
 		c.queries.Add(1)
 		from = c.Caller

@@ -5,12 +5,12 @@ import (
 	"sync"
 )
 
-// sourceBits is the length of the prefix of IPv6 that counts as one source: whoever has one address of it
-// can have them all.
+// sourceBits is the length of the IPv6 prefix that counts as one source: whoever has one address of it can have them
+// all.
 const sourceBits = 64
 
-// sourceOf is what a client's share is counted by. A pod of this node is known by its address, which nobody
-// else can send from; of other IPv6 addresses a /64 is one source.
+// sourceOf returns the source by which a client's share is counted. A pod of this node is identified by its address,
+// from which no other pod can send; of other IPv6 addresses a /64 is one source.
 func (s *Server) sourceOf(client netip.Addr) netip.Addr {
 	if client.Is4() || s.callers.at(client) != nil {
 		return client
@@ -22,11 +22,11 @@ func (s *Server) sourceOf(client netip.Addr) netip.Addr {
 	return p.Addr()
 }
 
-// modest is what a source may have under way when three quarters of all are taken: the rest is for sources with
-// less, so that a few that flood leave room for others.
+// modest is the maximum per source once three quarters of the total are in use: the rest is for sources with less, so
+// that a few flooding ones leave room for others.
 const modest = 16
 
-// shares bounds what is under way, in all and for each source. Safe for concurrent use.
+// shares bounds the queries in progress, in total and per source. Safe for concurrent use.
 type shares struct {
 	most, mostEach int
 
@@ -39,7 +39,7 @@ func newShares(most, mostEach int) *shares {
 	return &shares{most: most, mostEach: mostEach, each: map[netip.Addr]int{}}
 }
 
-// take is false when the source, or all together, have as much as they may. Else done ends it.
+// take returns false if the source, or all together, have their maximum. Otherwise done must be called.
 func (s *shares) take(source netip.Addr) (ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -55,7 +55,7 @@ func (s *shares) take(source netip.Addr) (ok bool) {
 	return true
 }
 
-// done gives back what take gave.
+// done undoes take.
 func (s *shares) done(source netip.Addr) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -16,26 +16,27 @@ import (
 	"wayleave.dev/dns/wire"
 )
 
-// Bounds of one TCP connection. Until a query is whole, a connection costs its goroutine, the kernel's buffers
-// and at most maxTCPQuery bytes.
+// Bounds of one TCP connection. Until a query is complete, a connection costs its goroutine, the kernel's buffers and
+// at most maxTCPQuery bytes.
 const (
-	// tcpIdle ends a connection that asks nothing (RFC 7766, 6.2.3).
+	// tcpIdle ends a connection that sends no query (RFC 7766, 6.2.3).
 	tcpIdle = 10 * time.Second
-	// tcpMessage is how long a query may take from its first byte to its last, and an answer to be taken.
+	// tcpMessage is the time for a query from its first byte to its last, and for the client to read an answer.
 	tcpMessage = 4 * time.Second
-	// tcpQueries are answered on one connection at the most, one after the other: what is sent ahead waits
-	// in the kernel's buffer.
+	// tcpQueries are answered on one connection at most, one after the other: pipelined queries wait in the kernel's
+	// buffer.
 	tcpQueries = 1000
-	// maxTCPQuery is the longest query that is read. A query has one name and options; the longest that
-	// resolvers pad to is 468 (RFC 8467).
+	// maxTCPQuery is the longest query that is read. A query has one name and options; resolvers pad to at most 468
+	// bytes (RFC 8467).
 	maxTCPQuery = 4096
-	// tcpReceive and tcpSend are the kernel's buffers of a connection, which it doubles for its own needs.
+	// tcpReceive and tcpSend are the sizes of a connection's buffers in the kernel, which doubles them for its own
+	// needs.
 	tcpReceive, tcpSend = 8 << 10, 16 << 10
-	// tcpBacklog are connections that wait to be accepted.
+	// tcpBacklog is the number of connections that wait to be accepted.
 	tcpBacklog = 1024
-	// answerBytes are the bytes of all answers that clients have not yet taken; beyond that a connection is closed.
+	// answerBytes bounds the unread bytes of all answers; beyond that a connection is closed.
 	answerBytes = 16 << 20
-	// acceptPause follows an accept that failed for want of files or memory.
+	// acceptPause follows an accept that failed for lack of files or memory.
 	acceptPause = 10 * time.Millisecond
 )
 
@@ -67,7 +68,8 @@ func newTCPSocket(s *Server, l *net.TCPListener) (*tcpSocket, error) {
 	return &tcpSocket{server: s, listener: l, conns: map[*tcpConn]struct{}{}}, nil
 }
 
-// serve accepts connections until the socket is stopped. A stranger's is closed before a byte of it is read.
+// serve accepts connections until the socket is stopped. A connection from an address that is not allowed is closed
+// before a byte of it is read.
 func (t *tcpSocket) serve() error {
 	for failed := 0; ; {
 		c, err := t.listener.AcceptTCP()
@@ -118,7 +120,7 @@ func (t *tcpSocket) admit(raw *net.TCPConn) {
 	}()
 }
 
-// own is false when the socket has been stopped.
+// own returns false if the socket has been stopped.
 func (t *tcpSocket) own(c *tcpConn) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -137,13 +139,13 @@ func (t *tcpSocket) disown(c *tcpConn) {
 	t.open.Done()
 }
 
-// stop closes the socket and idle connections at once, and others when they have their answers.
+// stop closes the socket and idle connections at once, and others after their answers.
 func (t *tcpSocket) stop(ctx context.Context) error {
 	err := t.listener.Close()
 	t.mu.Lock()
 	t.stopped = true
 	for c := range t.conns {
-		_ = c.SetReadDeadline(time.Unix(1, 0)) // one that is closed does not matter
+		_ = c.SetReadDeadline(time.Unix(1, 0)) // errors of closed connections do not matter
 	}
 	t.mu.Unlock()
 	done := make(chan struct{})
@@ -156,7 +158,7 @@ func (t *tcpSocket) stop(ctx context.Context) error {
 	return err
 }
 
-// converse answers one query after the other, until the client ends that or a bound is met.
+// converse answers one query after the other, until the client ends the connection or a bound is reached.
 func (t *tcpSocket) converse(c *tcpConn) {
 	for range tcpQueries {
 		q, err := t.read(c)
@@ -170,7 +172,7 @@ func (t *tcpSocket) converse(c *tcpConn) {
 	}
 }
 
-// wait sets how long the client may take for what it sends next; false when the socket has been stopped.
+// wait sets the time for the client's next bytes; false if the socket has been stopped.
 func (t *tcpSocket) wait(c *tcpConn, d time.Duration) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -179,7 +181,7 @@ func (t *tcpSocket) wait(c *tcpConn, d time.Duration) bool {
 
 var errQuery = errors.New("no query")
 
-// read is the next query. Its buffer is made when its length is known.
+// read returns the next query. Its buffer is allocated when its length is known.
 func (t *tcpSocket) read(c *tcpConn) ([]byte, error) {
 	var head [2]byte
 	if !t.wait(c, tcpIdle) {
@@ -203,7 +205,7 @@ func (t *tcpSocket) read(c *tcpConn) ([]byte, error) {
 	return q, err
 }
 
-// answer makes the reply to a query and waits until the kernel has taken it.
+// answer makes the reply to a query and waits until the kernel has accepted it.
 func (t *tcpSocket) answer(c *tcpConn, q []byte) error {
 	s := t.server
 	out := s.slow(q, c.client, overTCP)
@@ -223,11 +225,11 @@ func (t *tcpSocket) answer(c *tcpConn, q []byte) error {
 	return err
 }
 
-// transport is what the slow path must know of the way that a reply goes.
+// transport is what the slow path must know about the connection of a reply.
 type transport struct {
 	network string
 	tally   func(*Server) *tally
-	// size is the longest reply to a query.
+	// size returns the longest reply to a query.
 	size func(q *dns.Msg) int
 }
 
@@ -242,7 +244,7 @@ var (
 		func(*dns.Msg) int { return dns.MaxMsgSize }}
 )
 
-// slow answers one query by way of the library, within the share of its source; nil is no answer.
+// slow answers one query with the library, within the share of its source; nil for no answer.
 func (s *Server) slow(raw []byte, client netip.Addr, by transport) []byte {
 	source := s.sourceOf(client)
 	if !s.work.take(source) {

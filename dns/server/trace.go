@@ -7,13 +7,13 @@ import (
 
 type traceKey struct{}
 
-// trace is where an answer came from, for people.
+// trace records the sources of an answer, for display.
 type trace struct{ sources []string }
 
 // String lists the sources.
 func (t *trace) String() string { return strings.Join(t.sources, ", ") }
 
-// traced starts a trace of what is done under the context.
+// traced starts a trace of the work under the context.
 func traced(ctx context.Context) (context.Context, *trace) {
 	t := &trace{}
 	return context.WithValue(ctx, traceKey{}, t), t

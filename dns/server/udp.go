@@ -25,15 +25,14 @@ import (
 
 // Sizes of the loop.
 const (
-	// batch is how many datagrams one system call takes at the most.
+	// batch is the maximum number of datagrams per system call.
 	batch = 32
-	// maxQuery is the longest query that is read; a longer one is none.
+	// maxQuery is the longest query that is read; longer ones are invalid.
 	maxQuery = 2048
-	// maxReaders read one socket: while one waits for queries, others answer theirs.
+	// maxReaders is the number of loops that read one socket: while one waits for queries, others answer theirs.
 	maxReaders = 4
-	// maxWorkers bounds the queries that the slow path has at a time, so that a dead
-	// upstream eats no memory; more are answered SERVFAIL. maxWorkersEach are those of
-	// one source.
+	// maxWorkers bounds the queries in the slow path, so that a dead upstream cannot exhaust the memory; above it
+	// queries are answered SERVFAIL. maxWorkersEach bounds those of one source.
 	maxWorkers     = 4096
 	maxWorkersEach = 512
 )
@@ -54,7 +53,7 @@ type mmsghdr struct {
 	len uint32
 }
 
-// reader is one loop with its memory, which is used again for each batch.
+// reader is one loop with its memory, which is reused for each batch.
 type reader struct {
 	u      *udpSocket
 	tally  *tally
@@ -71,8 +70,7 @@ type reader struct {
 	err           syscall.Errno
 	receive, send func(fd uintptr) bool
 
-	// turns counts the ways round the loop; busy says that it is not waiting for
-	// queries. The watchdog looks at both.
+	// turns counts the iterations of the loop; busy means that it is not waiting for queries. The watchdog reads both.
 	turns atomic.Uint64
 	busy  atomic.Bool
 }
@@ -113,7 +111,7 @@ func (u *udpSocket) serve() error {
 	for i, r := range u.readers {
 		wg.Go(func() {
 			if errs[i] = r.loop(); errs[i] != nil {
-				u.conn.Close() // else queries would wait in a socket without a reader
+				u.conn.Close() // otherwise queries would wait in a socket without a reader
 			}
 		})
 	}
@@ -124,7 +122,7 @@ func (u *udpSocket) serve() error {
 	return errors.Join(errs...)
 }
 
-// stop answers what has arrived, and then closes the socket.
+// stop answers the queries that have arrived, and then closes the socket.
 func (u *udpSocket) stop(ctx context.Context) error {
 	err := drain(u.conn)
 	err = errors.Join(err, u.conn.SetReadDeadline(time.Unix(1, 0)))
@@ -193,7 +191,7 @@ func (r *reader) receiveBatch(fd uintptr) bool {
 	}
 }
 
-// sendBatch sends the replies. One that the kernel refuses is lost alone.
+// sendBatch sends the replies. If the kernel refuses one, only that is lost.
 func (r *reader) sendBatch(fd uintptr) bool {
 	for at := 0; at < r.ready; {
 		n, _, e := unix.Syscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(&r.outMsg[at])), uintptr(r.ready-at),
@@ -203,7 +201,7 @@ func (r *reader) sendBatch(fd uintptr) bool {
 			at += int(n)
 		case unix.EINTR:
 		case unix.EAGAIN:
-			copy(r.outMsg[:], r.outMsg[at:r.ready]) // those that are left, when there is room
+			copy(r.outMsg[:], r.outMsg[at:r.ready]) // the rest, once there is room
 			r.ready -= at
 			return false
 		default:
@@ -238,7 +236,7 @@ func (r *reader) answer() {
 	}
 }
 
-// hot is the reply that the hot path makes, or nil.
+// hot returns the reply that the hot path makes, or nil.
 func (r *reader) hot(zone *zone.Zone, set *compiled, client netip.Addr, i int, in []byte) []byte {
 	if !r.q.Read(in) {
 		return nil
@@ -296,12 +294,12 @@ func (r *reader) later(i int, in []byte) {
 			return
 		}
 		if _, err := r.u.conn.WriteToUDPAddrPort(out, to); err != nil {
-			s.log.Debug("could not answer", "client", to, "err", err)
+			s.log.Debug("cannot answer", "client", to, "err", err)
 		}
 	})
 }
 
-// refusal is a reply with a code and nothing else.
+// refusal is a reply with only a response code.
 func refusal(out, in []byte, rcode byte) []byte {
 	out = append(out, in[:wire.HeaderLen]...)
 	out[2], out[3] = in[2]&0x79|0x80, rcode
@@ -309,14 +307,14 @@ func refusal(out, in []byte, rcode byte) []byte {
 	return out
 }
 
-// answerSlowly answers one query by way of the library; nil is no answer.
+// answerSlowly answers one query with the library; nil for no answer.
 func (s *Server) answerSlowly(raw []byte, client netip.Addr, by transport) []byte {
 	head := dns.Header{Id: binary.BigEndian.Uint16(raw), Bits: binary.BigEndian.Uint16(raw[2:]),
 		Qdcount: binary.BigEndian.Uint16(raw[4:]),
 		Ancount: binary.BigEndian.Uint16(raw[6:]), Nscount: binary.BigEndian.Uint16(raw[8:]),
 		Arcount: binary.BigEndian.Uint16(raw[10:])}
 	switch dns.DefaultMsgAcceptFunc(head) {
-	case dns.MsgIgnore: // a reply: to answer it could go on for ever
+	case dns.MsgIgnore: // a reply: answering it could loop forever
 		return nil
 	case dns.MsgRejectNotImplemented:
 		return refusal(nil, raw, dns.RcodeNotImplemented)
@@ -332,13 +330,13 @@ func (s *Server) answerSlowly(raw []byte, client netip.Addr, by transport) []byt
 	m.Compress = true
 	out, err := m.Pack()
 	if err != nil {
-		s.log.Warn("a reply cannot be written", "question", q.Question, "err", err)
+		s.log.Warn("cannot pack a reply", "question", q.Question, "err", err)
 		return refusal(nil, raw, dns.RcodeServerFailure)
 	}
 	return out
 }
 
-// addrOf is a client's address, without zone.
+// addrOf returns a client's address, without zone.
 func addrOf(sa *unix.RawSockaddrInet6) netip.Addr {
 	if sa.Family == unix.AF_INET {
 		return netip.AddrFrom4((*unix.RawSockaddrInet4)(unsafe.Pointer(sa)).Addr)
@@ -346,7 +344,7 @@ func addrOf(sa *unix.RawSockaddrInet6) netip.Addr {
 	return netip.AddrFrom16(sa.Addr).Unmap()
 }
 
-// portOf is where a client's answer goes.
+// portOf returns the port of a client's answer.
 func portOf(sa *unix.RawSockaddrInet6) netip.AddrPort {
 	port := (*[2]byte)(unsafe.Pointer(&sa.Port)) // at the same place in both families
 	a := addrOf(sa)
@@ -356,18 +354,18 @@ func portOf(sa *unix.RawSockaddrInet6) netip.AddrPort {
 	return netip.AddrPortFrom(a, binary.BigEndian.Uint16(port[:]))
 }
 
-// open makes a socket's service of what was passed.
+// open makes a service of a passed socket.
 func (s *Server) open(l net.Listener, p net.PacketConn) (listening, error) {
 	if l != nil {
 		c, ok := l.(*net.TCPListener)
 		if !ok {
-			return nil, errors.New("it is no TCP socket")
+			return nil, errors.New("not a TCP socket")
 		}
 		return newTCPSocket(s, c)
 	}
 	c, ok := p.(*net.UDPConn)
 	if !ok {
-		return nil, errors.New("it is no UDP socket")
+		return nil, errors.New("not a UDP socket")
 	}
 	return newUDPSocket(s, c)
 }

@@ -20,13 +20,13 @@ import (
 type Step struct {
 	Name  string
 	Reply *dns.Msg
-	// Source says where the answer came from, for people.
+	// Source is where the answer came from, for display.
 	Source string
 }
 
-// Walk asks what a resolver in the caller's pod would ask for name, one step after the
-// other until one brings a record of the type. A name with a final dot is asked as it
-// is; one with at least as many dots as ndots first so.
+// Walk does what a resolver in the caller's pod would do for name: one query after the other until one returns a record
+// of the type. A name with a final dot is queried unchanged; one with at least as many dots as ndots is tried unchanged
+// first.
 func (s *Server) Walk(ctx context.Context, c schema.Caller, name string, qtype uint16) []Step {
 	var out []Step
 	for _, n := range s.names(c, name) {
@@ -44,7 +44,7 @@ func (s *Server) Walk(ctx context.Context, c schema.Caller, name string, qtype u
 	return out
 }
 
-// names are the names of a walk, in order.
+// names returns the names of a walk, in order.
 func (s *Server) names(c schema.Caller, name string) (out []string) {
 	if !strings.HasSuffix(name, ".") {
 		settings := s.settings.Load()
@@ -77,12 +77,13 @@ func (t *Callers) pod(n model.Name) (c schema.Caller, addrs []netip.Addr) {
 	return c, addrs
 }
 
-// explain writes the walk of a pod for people.
+// explain writes the walk of a pod for display.
 func (s *Server) explain(ctx context.Context, w io.Writer, pod model.Name, name string, qtype uint16) error {
 	c, addrs := s.callers.pod(pod)
 	if len(addrs) == 0 {
-		return fmt.Errorf("pod %s is none that this node's DNS knows by its address (%d addresses are): ask on the "+
-			"pod's node; pods with the node's network, and all pods while the agent is away, are not known", pod,
+		return fmt.Errorf(
+			"pod %s is not known by address to this node's DNS (%d addresses are): run the command on the "+
+				"pod's node; pods with the node's network, and all pods while the agent is away, are not known", pod,
 			len(s.callers.all()))
 	}
 	var lines strings.Builder

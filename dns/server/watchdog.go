@@ -10,18 +10,16 @@ import (
 	"wayleave.dev/dns/schema"
 )
 
-// The watchdog's times: a loop that should turn and has not for as many looks as
-// make a second is hung. A look that comes late does not count: then it was the
-// whole process that had no CPU, or was stopped.
+// The watchdog's times: a loop that should iterate and has not for a second's worth of checks is hung. A late check
+// does not count: the complete process had no CPU, or was stopped.
 const (
 	lookEvery = 100 * time.Millisecond
 	lookLate  = 3 * lookEvery
 	hungLooks = int(time.Second / lookEvery)
 )
 
-// watch looks at the loops until ctx ends, or until one hangs: then it calls hung
-// once, which should end the process. Its sockets close with it, and queries go to
-// another node's server until it is started again.
+// watch checks the loops until ctx ends, or until one hangs: then it calls hung once, which should end the process. Its
+// sockets close with it, and queries go to another node's server until it is restarted.
 func (s *Server) watch(ctx context.Context, hung func(schema.Socket)) {
 	seen := map[*reader]*look{}
 	tick := time.NewTicker(lookEvery)
@@ -57,14 +55,13 @@ func (s *Server) watch(ctx context.Context, hung func(schema.Socket)) {
 	}
 }
 
-// look is what the watchdog saw of a reader.
+// look is the last observed state of a reader.
 type look struct {
 	turns uint64
 	still int
 }
 
-// at says for how many looks a reader has not turned, though it has something to
-// do: it works, or queries wait.
+// at returns for how many checks a reader has not iterated, although it is busy or queries wait.
 func (l *look) at(r *reader, waits bool) int {
 	turns := r.turns.Load()
 	if turns != l.turns || (!r.busy.Load() && !waits) {
@@ -87,7 +84,7 @@ func (s *Server) udpSockets() map[schema.Socket]*udpSocket {
 	return out
 }
 
-// waits says whether a query waits to be read.
+// waits reports whether a query waits to be read.
 func (u *udpSocket) waits() bool {
 	size := 0
 	var inner error

@@ -1,2 +1,2 @@
-// Package wire reads queries and writes records of the DNS, for the hot path and for the slow one.
+// Package wire parses queries and writes records of the DNS, for the hot path and the slow path.
 package wire

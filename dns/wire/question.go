@@ -8,10 +8,10 @@ import (
 	"github.com/miekg/dns"
 )
 
-// HeaderLen is the length of a message's header; the question stands behind it.
+// HeaderLen is the length of a message's header; the question follows it.
 const HeaderLen = 12
 
-// MaxUDP is the largest datagram that crosses any network whole (DNS flag day).
+// MaxUDP is the largest datagram that crosses any network unfragmented (DNS flag day).
 const MaxUDP = 1232
 
 // Offsets of the counts in the header.
@@ -21,30 +21,28 @@ const (
 	Extra     = 10
 )
 
-// Question is what the hot path knows of a query. It is used again and again, so
-// that reading a query allocates nothing.
+// Question is what the hot path knows about a query. It is reused, so that parsing a query allocates nothing.
 type Question struct {
-	// Name is the asked name in wire form with the root, in lower case.
+	// Name is the queried name in wire form with the root, in lower case.
 	Name []byte
 	// Starts are the offsets of its labels.
 	Starts []uint8
 	Qtype  uint16
-	// End is the offset behind the question in the datagram.
+	// End is the offset of the first byte after the question in the datagram.
 	End int
-	// EDNS says that the query has an OPT record, dnssec that its DO bit is set.
+	// EDNS means that the query has an OPT record, dnssec that its DO bit is set.
 	EDNS, DNSSEC bool
 	// Recursion is the bit RD.
 	Recursion bool
-	// Size is the longest answer that the client takes.
+	// Size is the longest answer that the client accepts.
 	Size int
 
 	nameBuf  [256]byte
 	startBuf [128]uint8
 }
 
-// Read parses a query of the usual form: one question of class IN with a name of
-// plain labels, and nothing behind it but an OPT record of version 0. False is
-// anything else, right or wrong, which the slow path looks into.
+// Read parses a query of the usual form: one question of class IN with a name of plain labels, followed by nothing but
+// an OPT record of version 0. It returns false for anything else, valid or not, which the slow path handles.
 func (q *Question) Read(b []byte) bool {
 	if len(b) < HeaderLen+5 {
 		return false
@@ -93,7 +91,7 @@ func (q *Question) readName(b []byte) bool {
 	q.End = at
 	q.Name = q.nameBuf[:at-HeaderLen]
 	for i, c := range b[HeaderLen:at] {
-		if 'A' <= c && c <= 'Z' { // no length of a label is a letter
+		if 'A' <= c && c <= 'Z' { // the length of a label is never a letter
 			c += 'a' - 'A'
 		}
 		q.Name[i] = c
@@ -101,7 +99,7 @@ func (q *Question) readName(b []byte) bool {
 	return true
 }
 
-// readOPT reads the record behind the question (RFC 6891).
+// readOPT parses the record after the question (RFC 6891).
 func (q *Question) readOPT(b []byte) bool {
 	if len(b) < 11 || b[0] != 0 || binary.BigEndian.Uint16(b[1:]) != dns.TypeOPT || b[5] != 0 || b[6] != 0 {
 		return false
@@ -114,8 +112,8 @@ func (q *Question) readOPT(b []byte) bool {
 	return true
 }
 
-// WholeOptions says that EDNS0's options end where their record does. What is in them is
-// not looked at: options that a server does not know are ignored (RFC 6891, 6.1.2).
+// WholeOptions reports whether EDNS0's options end where their record does. Their content is ignored, because servers
+// ignore unknown options (RFC 6891, 6.1.2).
 func WholeOptions(b []byte) bool {
 	for len(b) >= 4 {
 		n := 4 + int(binary.BigEndian.Uint16(b[2:]))
@@ -127,8 +125,7 @@ func WholeOptions(b []byte) bool {
 	return len(b) == 0
 }
 
-// Below says at what offset of the name the domain begins, when the name is it or
-// below it.
+// Below returns the offset at which the domain begins in the name, if the name is the domain or below it.
 func (q *Question) Below(d *Domain) (int, bool) {
 	if len(q.Starts) < d.Labels {
 		return 0, false
@@ -146,8 +143,7 @@ type Domain struct {
 	Labels int
 }
 
-// FromText is the wire form, without the root, of a name with or without a final
-// dot; false when it is no name.
+// FromText returns the wire form, without the root, of a name with or without a final dot; false if it is invalid.
 func FromText(text string) (string, bool) {
 	var buf [256]byte
 	n, err := dns.PackDomainName(dns.Fqdn(text), buf[:], 0, nil, false)
@@ -157,7 +153,7 @@ func FromText(text string) (string, bool) {
 	return string(buf[:n-1]), true
 }
 
-// ToText is the text of a wire form without the root, with no final dot.
+// ToText returns the text of a wire form without the root, without a final dot.
 func ToText(wire string) string {
 	text, _, err := dns.UnpackDomainName(append([]byte(wire), 0), 0)
 	if err != nil {
@@ -166,7 +162,7 @@ func ToText(wire string) string {
 	return text[:len(text)-1]
 }
 
-// Domains are the domains as the hot path takes them; one that is no name is left out.
+// Domains returns the domains in the hot path's form; invalid names are left out.
 func Domains(list []string) []Domain {
 	var out []Domain
 	for _, text := range list {
@@ -177,7 +173,7 @@ func Domains(list []string) []Domain {
 	return out
 }
 
-// Reverse is the address of a name below in-addr.arpa or ip6.arpa.
+// Reverse returns the address of a name below in-addr.arpa or ip6.arpa.
 func (q *Question) Reverse() (netip.Addr, bool) {
 	const v4, v6 = "\x07in-addr\x04arpa\x00", "\x03ip6\x04arpa\x00"
 	switch {
@@ -206,7 +202,7 @@ func (q *Question) Reverse() (netip.Addr, bool) {
 	return netip.Addr{}, false
 }
 
-// decimal reads a number of 0 to 255, without leading zeros.
+// decimal parses a number of 0 to 255, without leading zeros.
 func decimal(b []byte) (byte, bool) {
 	if len(b) == 0 || len(b) > 3 || (b[0] == '0' && len(b) > 1) {
 		return 0, false
@@ -221,7 +217,7 @@ func decimal(b []byte) (byte, bool) {
 	return byte(n), n < 256
 }
 
-// hexDigit is the value of a digit in lower case, or 255.
+// hexDigit returns the value of a digit in lower case, or 255.
 func hexDigit(c byte) byte {
 	switch {
 	case '0' <= c && c <= '9':

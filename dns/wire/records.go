@@ -9,13 +9,13 @@ import (
 	"github.com/miekg/dns"
 )
 
-// Times to live, in seconds: those that kubeadm's CoreDNS gives.
+// Times to live, in seconds: those of kubeadm's CoreDNS.
 const (
 	RecordTTL   = 30
 	NegativeTTL = 30
 )
 
-// ReverseAddr reads the address of a name below in-addr.arpa or ip6.arpa.
+// ReverseAddr returns the address of a name below in-addr.arpa or ip6.arpa.
 func ReverseAddr(name string) (netip.Addr, bool) {
 	if rest, ok := strings.CutSuffix(name, ".in-addr.arpa."); ok {
 		parts := strings.Split(rest, ".")
@@ -40,8 +40,7 @@ func ReverseAddr(name string) (netip.Addr, bool) {
 	return a, err == nil
 }
 
-// ReverseZone is the zone whose SOA says that an address's name has no record of a
-// type: the one that CoreDNS names.
+// ReverseZone returns the zone whose SOA denies a record type of an address's name: the same as CoreDNS's.
 func ReverseZone(a netip.Addr) string {
 	if a.Is4() {
 		return "in-addr.arpa."
@@ -49,13 +48,12 @@ func ReverseZone(a netip.Addr) string {
 	return "ip6.arpa."
 }
 
-// Header is the head of a record of ours. The name is the question's own, so that
-// the letter case comes back as it was asked.
+// Header returns the head of a record. The name is the question's own, so that its letter case is kept.
 func Header(name string, rrtype uint16) dns.RR_Header {
 	return dns.RR_Header{Name: name, Rrtype: rrtype, Class: dns.ClassINET, Ttl: RecordTTL}
 }
 
-// Addresses are those of one family, starting at random.
+// Addresses returns those of one family, starting at a random one.
 func Addresses(name string, rrtype uint16, addrs []netip.Addr) []dns.RR {
 	var out []dns.RR
 	for _, a := range addrs {
@@ -69,8 +67,8 @@ func Addresses(name string, rrtype uint16, addrs []netip.Addr) []dns.RR {
 	return Rotated(out)
 }
 
-// Rotated is the list from a random place on, so that clients that take the first
-// spread over all (RFC 1794). The list itself stays.
+// Rotated returns the list from a random position on, so that clients that use the first spread over all (RFC 1794).
+// The list itself stays unchanged.
 func Rotated[T any](list []T) []T {
 	if len(list) < 2 {
 		return list
@@ -82,10 +80,10 @@ func Rotated[T any](list []T) []T {
 // Weight is that of each of n SRV records: all have the same share.
 func Weight(n int) uint16 { return uint16(max(1, 100/n)) }
 
-// MaxAliases bounds a chain of ExternalName services that point at each other.
+// MaxAliases bounds a chain of ExternalName Services that refer to each other.
 const MaxAliases = 8
 
-// SOA says how long the absence of a name may be remembered.
+// SOA returns how long the absence of a name may be cached.
 func SOA(domain string) dns.RR {
 	return &dns.SOA{
 		Hdr: dns.RR_Header{Name: domain, Rrtype: dns.TypeSOA, Class: dns.ClassINET, Ttl: NegativeTTL},
@@ -94,7 +92,7 @@ func SOA(domain string) dns.RR {
 	}
 }
 
-// DNSSECOK says that a query asks for DNSSEC data: its OPT record has the DO bit.
+// DNSSECOK reports whether a query requests DNSSEC data: its OPT record has the DO bit.
 func DNSSECOK(q *dns.Msg) bool {
 	opt := q.IsEdns0()
 	return opt != nil && opt.Do()

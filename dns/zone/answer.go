@@ -9,11 +9,10 @@ import (
 	"wayleave.dev/dns/wire"
 )
 
-// The hot path: answers for names of the cluster made of bytes that are ready. A
-// record's owner is a pointer to the question, so one set of bytes serves every
-// domain, and the letter case of the question comes back.
+// The hot path: answers for cluster names from prebuilt bytes. A record's owner is a pointer to the question, so one
+// set of bytes serves every domain, and the letter case of the question is kept.
 
-// Lengths of our records with a pointer for their owner.
+// Lengths of records with a pointer as owner.
 const (
 	recordHead = 12 // pointer, type, class, TTL, length
 	v4Len      = recordHead + 4
@@ -55,11 +54,11 @@ func appendHead(out []byte, owner, rrtype uint16, ttl uint32, length int) []byte
 	return binary.BigEndian.AppendUint16(out, uint16(length))
 }
 
-// reply is a reply that is being written. It holds no memory but the caller's.
+// reply is a reply that is being written, in the caller's memory.
 type reply struct {
 	out []byte
 	q   *wire.Question
-	// random is where a list of answers starts.
+	// random is where lists of answers start.
 	random uint32
 }
 
@@ -67,11 +66,11 @@ type reply struct {
 func (r *reply) start(in []byte) {
 	r.out = append(r.out, in[:r.q.End]...)
 	r.out[2] = in[2]&0x01 | 0x84 // reply, authoritative, RD as asked
-	r.out[3] = in[3]&0x10 | 0x80 // recursion is there, CD as asked
+	r.out[3] = in[3]&0x10 | 0x80 // recursion available, CD as asked
 	clear(r.out[6:wire.HeaderLen])
 }
 
-// room is how many more bytes may be written, less those of the OPT record.
+// room returns how many more bytes may be written, without those of the OPT record.
 func (r *reply) room() int {
 	room := r.q.Size - len(r.out)
 	if r.q.EDNS {
@@ -84,9 +83,8 @@ func (r *reply) count(at, n int) {
 	binary.BigEndian.PutUint16(r.out[at:], binary.BigEndian.Uint16(r.out[at:])+uint16(n))
 }
 
-// records writes records of one length, starting at random, so that clients that
-// take the first spread over all. Those that find no room are left out, and the
-// client asks again by TCP.
+// records writes records of one length, starting at a random one, so that clients that use the first spread over all.
+// Records that do not fit are left out, and the client repeats the query by TCP.
 func (r *reply) records(list []byte, each int) {
 	n := len(list) / each
 	if fit := r.room() / each; fit < n {
@@ -104,7 +102,7 @@ func (r *reply) records(list []byte, each int) {
 	r.count(wire.Answers, n)
 }
 
-// soaRest are serial, refresh, retry, expire and the time a lack is remembered.
+// soaRest are serial, refresh, retry, expire and the negative TTL.
 var soaRest = func() (out []byte) {
 	for _, v := range []uint32{1, 7200, 1800, 86400, wire.NegativeTTL} {
 		out = binary.BigEndian.AppendUint32(out, v)
@@ -112,7 +110,7 @@ var soaRest = func() (out []byte) {
 	return out
 }()
 
-// soa says that there is nothing, for the domain at the given offset of the name.
+// soa denies records, for the domain at the given offset of the name.
 func (r *reply) soa(domain int) {
 	const ns, mbox = "\x02ns\x03dns", "\x0ahostmaster"
 	pointer := uint16(ownerIsQuestion + domain)
@@ -125,7 +123,7 @@ func (r *reply) soa(domain int) {
 	r.count(wire.Authority, 1)
 }
 
-// finish writes the OPT record when there was one.
+// finish writes the OPT record if the query had one.
 func (r *reply) finish() []byte {
 	if r.q.EDNS {
 		var do byte
@@ -138,11 +136,11 @@ func (r *reply) finish() []byte {
 	return r.out
 }
 
-// hotSRV are the SRV records that the hot path answers with at the most.
+// hotSRV is the maximum number of SRV records in an answer of the hot path.
 const hotSRV = 32
 
-// services writes SRV records and the addresses of their targets; false when they
-// find no room: what to leave out then, the slow path knows.
+// services writes SRV records and the addresses of their targets; false if they do not fit: the slow path decides what
+// to leave out.
 func (z *Zone) services(r *reply, list []SRV, domain string) bool {
 	if len(list) > hotSRV {
 		return false
@@ -185,8 +183,8 @@ func (z *Zone) services(r *reply, list []SRV, domain string) bool {
 	return true
 }
 
-// Answer writes the reply to a query behind out, when it is for the hot path. The
-// zone must be locked for reading. missing says that the name is none of ours.
+// Answer writes the reply to a query after out, if the hot path can answer it. The zone must be locked for reading.
+// missing means that the name does not exist in the domains.
 func (z *Zone) Answer(out, in []byte, q *wire.Question, domains []wire.Domain, random uint32) (done []byte,
 	missing, ok bool) {
 	r := reply{out: out, q: q, random: random}
@@ -225,7 +223,7 @@ func (z *Zone) Answer(out, in []byte, q *wire.Question, domains []wire.Domain, r
 	return r.finish(), false, true
 }
 
-// special are names that no entry makes: the domain itself, pods, the name server.
+// special are names without an entry: the domain itself, pods, the name server.
 func special(rel []byte) bool {
 	const pod, server = "\x03pod", "\x02ns\x03dns"
 	if len(rel) == 0 || string(rel) == server || string(rel) == server[3:] {
@@ -246,7 +244,7 @@ func (z *Zone) content(r *reply, n *node, domain string) bool {
 	return true
 }
 
-// pointers answers for the name of an address that is one of ours.
+// pointers answers for the name of an address of the cluster.
 func (z *Zone) pointers(r *reply, in []byte, domain string) bool {
 	if r.q.Qtype != dns.TypePTR {
 		return false

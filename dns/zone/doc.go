@@ -1,2 +1,2 @@
-// Package zone holds the names of the cluster, with their answers as bytes that are ready to send.
+// Package zone holds the names of the cluster, with their answers as prebuilt bytes.
 package zone

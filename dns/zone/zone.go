@@ -14,24 +14,23 @@ import (
 	"wayleave.dev/model"
 )
 
-// node is what one name has. A name exists while it has records or a name below
-// it exists (an empty non-terminal). Its lists are never changed, only replaced.
+// node is the content of one name. A name exists while it has records or a name below it exists (an empty
+// non-terminal). Its lists are never changed, only replaced.
 type node struct {
 	Content
-	// below counts the names directly below that exist.
+	// below counts the existing names directly below.
 	below int
 }
 
-// Content is what a name has by the entry that it belongs to: every name is of
-// one entry, or of none.
+// Content is what a name has from its entry: every name belongs to at most one entry.
 type Content struct {
-	// exists is a name that is there for itself.
+	// exists is true for a name that exists without records.
 	exists bool
 	Addrs  []netip.Addr
 	CNAME  string
 	SRV    []SRV
 	TXT    []string
-	// v4 and v6 are the records of addrs as the hot path sends them.
+	// v4 and v6 are the records of addrs in the hot path's form.
 	v4, v6 []byte
 }
 
@@ -40,7 +39,7 @@ type SRV struct {
 	Port uint16
 	// Target is relative to the domain, in wire form.
 	Target string
-	// again says that an earlier record has the same target.
+	// again means that an earlier record has the same target.
 	again bool
 }
 
@@ -57,27 +56,26 @@ type Zone struct {
 	names   map[string]*node
 	reverse map[netip.Addr][]string
 	entries map[model.Name]schema.Records
-	// pods counts the pods of a namespace that have an address: those of the node's
-	// network share one.
+	// pods counts the pods of a namespace that have an address: those with the node's network share one.
 	pods map[podAddr]int
 }
 
-// podAddr is what the name of a pod says.
+// podAddr is the content of a pod's name.
 type podAddr struct {
 	namespace string
 	addr      netip.Addr
 }
 
-// New makes a zone that holds the names which every cluster has.
+// New returns a zone with the names that every cluster has.
 func New() *Zone {
 	z := &Zone{names: map[string]*node{}, reverse: map[netip.Addr][]string{}, entries: map[model.Name]schema.Records{},
 		pods: map[podAddr]int{}}
 	z.put("\x0bdns-version", Content{exists: true, TXT: []string{"1.1.0"}})
-	z.put("\x03svc", Content{exists: true}) // with no service in it, too
+	z.put("\x03svc", Content{exists: true}) // exists also without Services
 	return z
 }
 
-// RLock keeps the zone as it is until RUnlock, for Answer.
+// RLock keeps the zone unchanged until RUnlock, for Answer.
 func (z *Zone) RLock() { z.mu.RLock() }
 
 // RUnlock ends RLock.
@@ -150,7 +148,7 @@ func (z *Zone) Reset(entries map[model.Name]schema.Records) {
 	z.names, z.reverse, z.entries, z.pods = fresh.names, fresh.reverse, fresh.entries, fresh.pods
 }
 
-// Entries is a copy of what the zone is made of.
+// Entries returns a copy of the zone's entries.
 func (z *Zone) Entries() map[model.Name]schema.Records {
 	z.mu.RLock()
 	defer z.mu.RUnlock()
@@ -161,8 +159,8 @@ func (z *Zone) Entries() map[model.Name]schema.Records {
 	return out
 }
 
-// changedHosts are the names that do not have the same addresses in both lists. In
-// lists that are sorted, as plans are, it names no others.
+// changedHosts are the names whose addresses differ between the lists. If the lists are sorted, as in plans, it returns
+// no others.
 func changedHosts(a, b []schema.Host) map[string]bool {
 	out := map[string]bool{}
 	for len(a) > 0 || len(b) > 0 {
@@ -180,7 +178,7 @@ func changedHosts(a, b []schema.Host) map[string]bool {
 	return out
 }
 
-// records are what one entry has.
+// records are those of one entry.
 type records struct {
 	names    map[string]*Content
 	pointers map[pointer]struct{}
@@ -193,8 +191,7 @@ type pointer struct {
 	name string
 }
 
-// at returns the content of a name. One that cannot be on the wire is left out:
-// it returns a content that is not used.
+// at returns the content of a name. For a name that cannot be on the wire it returns a content that is not used.
 func (r *records) at(wire string) *Content {
 	if wire == "" {
 		return &Content{}
@@ -213,7 +210,7 @@ func (r *records) point(a netip.Addr, name string) {
 	}
 }
 
-// build makes the records of an entry, without those of hosts that are not touched.
+// build makes the records of an entry, except for hosts that are not in touched.
 func build(key model.Name, e schema.Records, touched func(host string) bool) records {
 	r := records{names: map[string]*Content{}, pointers: map[pointer]struct{}{}}
 	if key.Name == "" {
@@ -244,7 +241,7 @@ func build(key model.Name, e schema.Records, touched func(host string) bool) rec
 		r.point(a, base)
 	}
 	targets = append(targets, r.hosts(c, base, e.Hosts, touched)...)
-	r.hosts(&Content{}, base, e.Named, touched) // they are no addresses of the Service
+	r.hosts(&Content{}, base, e.Named, touched) // they are not addresses of the Service
 	for _, p := range e.Ports {
 		if having := having(p, base, targets); len(having) > 0 {
 			r.at(under(base, "_"+strings.ToLower(p.Name)+"._"+p.Protocol)).serve(p.Port, having)
@@ -253,7 +250,7 @@ func build(key model.Name, e schema.Records, touched func(host string) bool) rec
 	return r
 }
 
-// having are those of the targets that have the port.
+// having returns the targets that have the port.
 func having(p schema.Port, base string, targets []string) []string {
 	if len(p.Hosts) == 0 {
 		return targets
@@ -271,11 +268,11 @@ func having(p schema.Port, base string, targets []string) []string {
 	return out
 }
 
-// hosts adds the endpoints of a headless service, and returns their names.
+// hosts adds the endpoints of a headless Service, and returns their names.
 func (r *records) hosts(c *Content, base string, list []schema.Host, touched func(host string) bool) []string {
 	targets, seen := make([]string, 0, len(list)), make(map[string]bool, len(list))
 	for i, h := range list {
-		if i == 0 || h.Addr != list[i-1].Addr { // one address may be under two names
+		if i == 0 || h.Addr != list[i-1].Addr { // one address may have two names
 			c.Addrs = append(c.Addrs, h.Addr)
 		}
 		if seen[h.Name] && !touched(h.Name) {
@@ -298,8 +295,7 @@ func (r *records) hosts(c *Content, base string, list []schema.Host, touched fun
 	return targets
 }
 
-// under is the wire form of a name below base, which is in wire form; empty when it
-// is none.
+// under returns the wire form of a name below base, which is in wire form; empty if it is invalid.
 func under(base, text string) string {
 	if plain(text) && len(base)+len(text) < 254 {
 		return string(rune(len(text))) + text + base
@@ -311,7 +307,7 @@ func under(base, text string) string {
 	return wire + base
 }
 
-// plain says that a text is one label of letters, digits, hyphens and underscores.
+// plain reports whether a text is one label of letters, digits, hyphens and underscores.
 func plain(text string) bool {
 	for i := range len(text) {
 		c := text[i]
@@ -326,7 +322,7 @@ func plain(text string) bool {
 func (c *Content) serve(port uint16, targets []string) {
 	for _, s := range c.SRV {
 		if s.Port == port {
-			return // there already
+			return // exists already
 		}
 	}
 	before := make(map[string]bool, len(c.SRV))
@@ -339,14 +335,14 @@ func (c *Content) serve(port uint16, targets []string) {
 	}
 }
 
-// finish makes the bytes that the hot path sends.
+// finish makes the prebuilt bytes of the hot path.
 func (r *records) finish() {
 	for _, c := range r.names {
 		c.v4, c.v6 = addrRecords(c.Addrs, dns.TypeA), addrRecords(c.Addrs, dns.TypeAAAA)
 	}
 }
 
-// node returns the node of a name, made with its parents when it is new.
+// node returns the node of a name, and creates it with its parents if necessary.
 func (z *Zone) node(name string) *node {
 	if n, ok := z.names[name]; ok {
 		return n
@@ -359,12 +355,12 @@ func (z *Zone) node(name string) *node {
 	return n
 }
 
-// parentOf is the name without its first label.
+// parentOf returns the name without its first label.
 func parentOf(name string) string { return name[1+int(name[0]):] }
 
 func (z *Zone) put(name string, c Content) { z.node(name).Content = c }
 
-// take empties a name, and forgets names that hold nothing any more.
+// take empties a name, and removes names without content.
 func (z *Zone) take(name string) {
 	n, ok := z.names[name]
 	if !ok {
@@ -387,8 +383,7 @@ func (z *Zone) unpoint(p pointer) {
 	}
 }
 
-// without returns the list less the first v. It copies: answers may be reading
-// the old list.
+// without returns a copy of the list without the first v. Answers may be reading the old list.
 func without[T comparable](list []T, v T) []T {
 	for i, have := range list {
 		if have == v {
@@ -398,7 +393,7 @@ func without[T comparable](list []T, v T) []T {
 	return list
 }
 
-// Look returns a copy of what a relative name, as text, has.
+// Look returns a copy of the content of a relative name, given as text.
 func (z *Zone) Look(name string) (Content, bool) {
 	wire, ok := wire.FromText(name)
 	if !ok {
@@ -418,7 +413,7 @@ func (z *Zone) LookWire(name string) (Content, bool) {
 	return n.Content, true
 }
 
-// HasService says whether the cluster has a Service, also one whose name has no records yet.
+// HasService reports whether the cluster has a Service, including one whose name has no records yet.
 func (z *Zone) HasService(key model.Name) bool {
 	z.mu.RLock()
 	defer z.mu.RUnlock()
@@ -426,7 +421,7 @@ func (z *Zone) HasService(key model.Name) bool {
 	return ok
 }
 
-// HasPod says whether a pod of the namespace has the address.
+// HasPod reports whether a pod of the namespace has the address.
 func (z *Zone) HasPod(namespace string, a netip.Addr) bool {
 	z.mu.RLock()
 	defer z.mu.RUnlock()

@@ -1,8 +1,8 @@
-// Package admission bounds the connections of a listener before a byte of them is read: how many there are, how
-// many of one source, and which sources may connect at all.
+// Package admission bounds the connections of a listener before a byte of them is read: their total, the number per
+// source, and which sources may connect at all.
 //
-// A full listener never locks out a newcomer: the oldest connection of the source with the most is closed for it. So a
-// source that floods displaces its own connections, and many sources displace the oldest connection of all.
+// A full listener never locks out new clients: it closes the oldest connection of the source with the most. A flooding
+// source therefore displaces its own connections, and many sources displace the oldest connection of all.
 package admission
 
 import (
@@ -15,22 +15,22 @@ import (
 
 // Limits are those of a listener.
 type Limits struct {
-	// Total and PerSource are the most connections that are open at once. Both must be positive.
+	// Total and PerSource are the maximum numbers of open connections. Both must be positive.
 	Total, PerSource int
-	// Allowed says whether an address may connect; nil lets all. With it, each IPv6 address is a source of its own;
-	// without, each /64 is one, since a machine has all addresses of its own /64.
+	// Allowed reports whether an address may connect; nil allows all. With Allowed, each IPv6 address is a source of
+	// its own; without, each /64 is one, since a machine has all addresses of its /64.
 	Allowed func(netip.Addr) bool
 }
 
-// Counters count since the pool was made.
+// Counters are counts since the pool was made.
 type Counters struct {
-	// Refused are connections of sources that are not allowed, Displaced those closed for a newer one.
+	// Refused are connections of addresses that are not allowed, Displaced those closed for a newer one.
 	Refused, Displaced uint64
-	// Open is how many there are.
+	// Open is the number of open connections.
 	Open int
 }
 
-// Pool is places for connections that listeners share. Its methods may be called at any time.
+// Pool bounds the connections that several listeners share. Its methods may be called at any time.
 type Pool struct {
 	limits Limits
 
@@ -39,13 +39,13 @@ type Pool struct {
 	count   Counters
 }
 
-// Listener is a net.Listener whose connections take places of a pool.
+// Listener is a net.Listener whose connections count in a pool.
 type Listener struct {
 	net.Listener
 	*Pool
 }
 
-// queue is the connections of one source, the oldest first.
+// queue holds the connections of one source, the oldest first.
 type queue struct {
 	conns []*conn
 }
@@ -64,16 +64,16 @@ func New(l net.Listener, limits Limits) *Listener {
 	return NewPool(limits).Bound(l)
 }
 
-// NewPool makes places that no connection has yet.
+// NewPool returns an empty pool.
 func NewPool(limits Limits) *Pool { return &Pool{limits: limits, sources: map[netip.Addr]*queue{}} }
 
-// Bound has the connections of l take places of the pool. l is closed with the result.
+// Bound counts the connections of l in the pool. l is closed with the result.
 func (p *Pool) Bound(l net.Listener) *Listener { return &Listener{l, p} }
 
-// acceptPause follows an error of accept, which is mostly that there is no descriptor left.
+// acceptPause follows an error of accept, which usually means that no descriptor is left.
 const acceptPause = 50 * time.Millisecond
 
-// Accept returns the next connection that is let in. It returns an error only when the listener is closed.
+// Accept returns the next admitted connection. It returns an error only when the listener is closed.
 func (l *Listener) Accept() (net.Conn, error) {
 	for {
 		c, err := l.Listener.Accept()
@@ -81,7 +81,7 @@ func (l *Listener) Accept() (net.Conn, error) {
 			return nil, err
 		}
 		if err != nil {
-			// The oldest connection gives its descriptor back.
+			// The oldest connection releases its descriptor.
 			l.displace()
 			time.Sleep(acceptPause)
 			continue
@@ -92,7 +92,7 @@ func (l *Listener) Accept() (net.Conn, error) {
 	}
 }
 
-// Counters tells what was turned away so far.
+// Counters returns the counts so far.
 func (p *Pool) Counters() Counters {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -154,7 +154,7 @@ func (p *Pool) displace() {
 	}
 }
 
-// oldest is the connection to close first. l.mu is held.
+// oldest returns the connection to close first. l.mu is held.
 func (p *Pool) oldest() *conn {
 	var best *queue
 	for _, q := range p.sources {
@@ -169,7 +169,7 @@ func (p *Pool) oldest() *conn {
 	return best.conns[0]
 }
 
-// forget takes a connection out of the count. l.mu is held.
+// forget removes a connection from the counts. l.mu is held.
 func (p *Pool) forget(c *conn) {
 	q := p.sources[c.source]
 	if q == nil {
@@ -187,7 +187,7 @@ func (p *Pool) forget(c *conn) {
 	}
 }
 
-// Close closes the connection and gives its place back.
+// Close closes the connection and releases its place.
 func (c *conn) Close() error {
 	c.once.Do(func() {
 		c.pool.mu.Lock()
@@ -198,7 +198,7 @@ func (c *conn) Close() error {
 	return c.err
 }
 
-// reset closes a connection and leaves nothing of it in the kernel, neither unsent bytes nor TIME_WAIT.
+// reset closes a connection without leaving anything in the kernel, neither unsent bytes nor TIME_WAIT.
 func reset(c net.Conn) {
 	if t, ok := c.(*net.TCPConn); ok {
 		_ = t.SetLinger(0)

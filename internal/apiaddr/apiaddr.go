@@ -1,9 +1,9 @@
-// Package apiaddr reads IP addresses and CIDRs of API objects as Kubernetes' own components
-// read them: by k8s.io/utils/net, which is laxer than net/netip. Objects that were stored
-// before API servers validated strictly still have such text, and kube-proxy serves it.
+// Package apiaddr parses IP addresses and CIDRs of API objects as Kubernetes' own components do: with k8s.io/utils/net,
+// which is less strict than net/netip. Objects that were stored before API servers validated strictly still contain
+// such text, and kube-proxy serves it.
 //
 // Invariants:
-//   - What net/netip accepts without a zone, this package reads alike.
+//   - What net/netip accepts without a zone, this package parses alike.
 //   - An IPv4 address in IPv6 form (::ffff:192.0.2.1) is the IPv4 address, so one address
 //     has one value.
 package apiaddr
@@ -16,8 +16,8 @@ import (
 	netutils "k8s.io/utils/net"
 )
 
-// ParseAddr reads an address. Numbers may have leading zeros and are decimal:
-// 192.000.002.010 is 192.0.2.10. Zones are refused.
+// ParseAddr parses an address. Numbers may have leading zeros and are decimal: 192.000.002.010 is 192.0.2.10. Zones are
+// refused.
 func ParseAddr(s string) (netip.Addr, error) {
 	a, err := netip.ParseAddr(s)
 	switch {
@@ -33,9 +33,8 @@ func ParseAddr(s string) (netip.Addr, error) {
 	return a.Unmap(), nil
 }
 
-// ParsePrefix reads a CIDR. Its address keeps the host bits: use Masked where they have no
-// meaning. A CIDR of IPv4 addresses in IPv6 form is that of IPv4; one that is wider than all
-// IPv4 addresses is refused.
+// ParsePrefix parses a CIDR. Its address keeps the host bits: use Masked if they have no meaning. A CIDR of IPv4
+// addresses in IPv6 form becomes one of IPv4; one that is wider than all IPv4 addresses is refused.
 func ParsePrefix(s string) (netip.Prefix, error) {
 	p, err := netip.ParsePrefix(s)
 	if err == nil && !p.Addr().Is4In6() {

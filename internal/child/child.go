@@ -1,4 +1,4 @@
-// Package child runs this program again as a process with fewer rights than the agent. The process gets all of its
+// Package child runs this program again as a process with fewer rights than the agent. The process receives all of its
 // state over one socket, and ends with that socket.
 package child
 
@@ -31,7 +31,7 @@ type Process struct {
 	err  error // when done is closed
 }
 
-// Start runs this program with arguments. What it logs goes to our standard error. memory is the limit of its Go
+// Start runs this program with arguments. Its logs go to this process's standard error. memory is the limit of its Go
 // runtime in bytes (GOMEMLIMIT): it shares the container's memory with the agent. The child's log follows the settings
 // of logs, which may be nil.
 func Start(memory int64, logs *logging.Log, args ...string) (*Process, error) {
@@ -68,7 +68,7 @@ func Start(memory int64, logs *logging.Log, args ...string) (*Process, error) {
 	return p, nil
 }
 
-// PID is the child's number.
+// PID is the child's process id.
 func (p *Process) PID() int { return p.cmd.Process.Pid }
 
 // Done is closed when the child has ended.
@@ -76,7 +76,7 @@ func (p *Process) Done() <-chan struct{} { return p.done }
 
 // Kill ends the child, also a stopped one, and waits until it has ended.
 func (p *Process) Kill() {
-	_ = p.cmd.Process.Kill() // an error says that it has ended
+	_ = p.cmd.Process.Kill() // an error means that it has ended
 	<-p.done
 	_ = p.Conn.Close()
 }
@@ -93,13 +93,13 @@ func (p *Process) End(ctx context.Context) error {
 	}
 }
 
-// Main is the whole of a child: it gives up all rights, proves that, and only then runs with the socket to its parent
-// and its log. name is in each line of the log.
+// Main is the main function of a child: it drops all rights, verifies that, and only then runs with the socket to its
+// parent and its log. name is in each line of the log.
 func Main(name string, run func(*net.UnixConn, *slog.Logger) error) error {
 	if err := Confine(); err != nil {
 		return err
 	}
-	// It ends when its socket does, not with a signal to the agent's group.
+	// It ends when its socket does, not on a signal to the agent's process group.
 	signal.Ignore(syscall.SIGTERM, syscall.SIGINT)
 	conn, err := Parent()
 	if err != nil {
@@ -108,16 +108,16 @@ func Main(name string, run func(*net.UnixConn, *slog.Logger) error) error {
 	return run(conn, logging.OfParent(os.Stderr, name))
 }
 
-// The wait before a child is started again is doubled from firstWait to lastWait. A child that ran for longer than
-// steady begins anew.
+// The wait before a child is restarted doubles from firstWait to lastWait. It is reset for a child that ran for longer
+// than steady.
 const (
 	firstWait = 50 * time.Millisecond
 	lastWait  = 5 * time.Second
 	steady    = time.Minute
 )
 
-// Keep calls once, which runs a child to its end, again and again until the context ends. ended is called after each
-// child with its error. Keep returns the last error.
+// Keep calls once, which runs a child to its end, repeatedly until the context ends. ended is called after each child
+// with its error. Keep returns the last error.
 func Keep(ctx context.Context, once func(context.Context) error, ended func(error)) error {
 	for wait := firstWait; ; wait = min(2*wait, lastWait) {
 		start := time.Now()
@@ -137,7 +137,7 @@ func Keep(ctx context.Context, once func(context.Context) error, ended func(erro
 	}
 }
 
-// Parent is the child's end of the socket. Call it once.
+// Parent returns the child's end of the socket. Call it once.
 func Parent() (*net.UnixConn, error) {
 	unix.CloseOnExec(socketFD)
 	return connOf(socketFD)
@@ -159,7 +159,7 @@ func connOf(fd int) (*net.UnixConn, error) {
 	return u, nil
 }
 
-// within bounds how long an end may take.
+// within bounds the wait for an end.
 const within = 2 * time.Second
 
 // EndSoon is End within two seconds.

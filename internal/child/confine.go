@@ -16,19 +16,19 @@ import (
 // confinedEnv marks the program as executed again by Confine.
 const confinedEnv = "WAYLEAVE_CONFINED"
 
-// Confine takes every capability from this process, and the way to get one back (no_new_privs);
-// and files that are not its own, where the kernel can do that (see lockFiles).
+// Confine removes every capability of this process, and the way to regain one (no_new_privs); and access to files other
+// than its own, if the kernel supports that (see lockFiles).
 //
-// Go has many threads, and a thread can give up only what it has itself. So one thread gives up
-// all and executes the program again, which ends all others. When Confine returns nil, it has looked
-// at every thread: none has a capability, and none can gain any.
+// Go has many threads, and a thread can drop only its own capabilities. Therefore one thread drops everything and
+// executes the program again, which ends all other threads. When Confine returns nil, it has checked every thread: none
+// has a capability, and none can gain any.
 func Confine() error {
 	err := Confined()
 	if err == nil {
 		return nil
 	}
 	if os.Getenv(confinedEnv) != "" {
-		return fmt.Errorf("this process would not give up its rights: %w", err)
+		return fmt.Errorf("cannot drop the rights of this process: %w", err)
 	}
 	runtime.LockOSThread() // never unlocked: it has lost its rights
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
@@ -37,8 +37,8 @@ func Confine() error {
 	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil {
 		return fmt.Errorf("clear ambient capabilities: %w", err)
 	}
-	// With no_new_privs, a program executed by root has no more than the thread had: the
-	// bounding set need not be emptied, which would need CAP_SETPCAP.
+	// With no_new_privs, a program executed by root has no more rights than the thread had: the bounding set need not
+	// be emptied, which would need CAP_SETPCAP.
 	head := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var none [2]unix.CapUserData
 	if err := unix.Capset(&head, &none[0]); err != nil {
@@ -51,14 +51,14 @@ func Confine() error {
 	return fmt.Errorf("execute again without capabilities: %w", err)
 }
 
-// Confined says what right a thread of this process still has, or nil.
+// Confined returns which right a thread of this process still has, or nil.
 func Confined() error {
 	files, err := filepath.Glob("/proc/self/task/*/status")
 	if err != nil || len(files) == 0 {
 		return errors.Join(errors.New("no threads below /proc/self/task"), err)
 	}
 	for _, f := range files {
-		// A thread may end while we look; the one that asks does not.
+		// A thread may end during the check; the one that checks does not.
 		if err := confined(f); err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ESRCH) {
 			return err
 		}

@@ -9,21 +9,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lockFiles takes from this thread, and from what it executes, all of the file system but
-// this program, its libraries, and what /proc says of the process itself (Landlock, kernel
-// 5.13). false: the kernel has no Landlock, or has it switched off. no_new_privs must be set.
+// lockFiles removes this thread's, and its later programs', access to the file system except this program, its
+// libraries, and the process's own entries in /proc (Landlock, kernel 5.13). It returns false if the kernel has no
+// Landlock, or has it disabled. no_new_privs must be set.
 //
-// Without capabilities the process still is the user that the agent is, whose files it has
-// no business with.
+// Without capabilities the process is still the agent's user, whose files it must not access.
 func lockFiles() (bool, error) {
 	const (
 		read = unix.LANDLOCK_ACCESS_FS_READ_FILE | unix.LANDLOCK_ACCESS_FS_READ_DIR
 		run  = read | unix.LANDLOCK_ACCESS_FS_EXECUTE
-		// all is what the first version of Landlock knows: later kernels take it as well.
+		// all are the rights of the first version of Landlock: later kernels accept them as well.
 		all = 1<<13 - 1
 	)
 	attr := unix.LandlockRulesetAttr{Handled_access_fs: all}
-	// The kernel takes a shorter structure: that of its first version is one number.
+	// The kernel accepts a shorter structure: that of the first version is one number.
 	fd, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, uintptr(unsafe.Pointer(&attr)),
 		unsafe.Sizeof(attr.Handled_access_fs), 0)
 	switch {

@@ -9,7 +9,7 @@ import (
 	"wayleave.dev/model"
 )
 
-// Cluster is the model that the tables ask about.
+// Cluster is the model that the tables query.
 func Cluster(t testing.TB) *model.Store {
 	s, err := model.NewStore()
 	if err != nil {
@@ -48,7 +48,7 @@ func Cluster(t testing.TB) *model.Store {
 	return s
 }
 
-// Entries are what the agent plans for a model.
+// Entries returns what the agent plans for a model.
 func Entries(t testing.TB, s *model.Store) map[model.Name]schema.Records {
 	t.Helper()
 	w, err := s.Watch(model.ServiceKind | model.NamespaceKind)

@@ -1,3 +1,3 @@
-// Package dnstest has what tests of DNS share: upstream servers that misbehave on demand, messages, and a model with
-// Services of all kinds.
+// Package dnstest contains what tests of DNS share: upstream servers that misbehave on demand, messages, and a model
+// with Services of all kinds.
 package dnstest

@@ -15,11 +15,10 @@ import (
 	"wayleave.dev/model"
 )
 
-// Limits are those of a cache that keeps all that a test puts into it.
+// Limits are those of a cache that keeps everything in a test.
 var Limits = schema.CacheLimits{Bytes: 1 << 20, TTL: time.Hour, NegativeTTL: 30 * time.Minute, Stale: 24 * time.Hour}
 
-// Reply builds the answer to a question of records in zone-file form; those after
-// "--" are in the authority section.
+// Reply builds the answer to a question from records in zone-file form; those after "--" are in the authority section.
 func Reply(t testing.TB, name string, qtype uint16, rcode int, records ...string) *dns.Msg {
 	t.Helper()
 	m := new(dns.Msg).SetQuestion(name, qtype)
@@ -39,7 +38,7 @@ func Reply(t testing.TB, name string, qtype uint16, rcode int, records ...string
 	return m
 }
 
-// Query is a query's bytes.
+// Query returns a query's bytes.
 func Query(t testing.TB, name string, qtype uint16, change func(*dns.Msg)) []byte {
 	t.Helper()
 	q := new(dns.Msg).SetQuestion(name, qtype)
@@ -57,13 +56,13 @@ func Query(t testing.TB, name string, qtype uint16, change func(*dns.Msg)) []byt
 // Addr parses an address.
 func Addr(s string) netip.Addr { return netip.MustParseAddr(s) }
 
-// Name is that of "namespace/name".
+// Name parses "namespace/name".
 func Name(s string) model.Name {
 	ns, n, _ := strings.Cut(s, "/")
 	return model.Name{Namespace: ns, Name: n}
 }
 
-// Text is "RCODE: type data, …" with the answers sorted.
+// Text returns "RCODE: type data, …" with the answers sorted.
 func Text(m *dns.Msg) string {
 	var parts []string
 	for _, rr := range m.Answer {
@@ -78,7 +77,7 @@ func Text(m *dns.Msg) string {
 	return out
 }
 
-// Sorted is a message as text, with the records of each part in order.
+// Sorted returns a message as text, with the records of each section sorted.
 func Sorted(m *dns.Msg) string {
 	var parts []string
 	for _, list := range [][]dns.RR{m.Answer, m.Ns, m.Extra} {
@@ -88,7 +87,7 @@ func Sorted(m *dns.Msg) string {
 				lines = append(lines, rr.String())
 				continue
 			}
-			// A pointer to the question has its letter case; names have none.
+			// A pointer to the question has its letter case; full names have none.
 			lines = append(lines, strings.ToLower(rr.String()))
 		}
 		slices.Sort(lines)
@@ -97,7 +96,7 @@ func Sorted(m *dns.Msg) string {
 	return m.MsgHdr.String() + fmt.Sprint(m.Question) + strings.Join(parts, "\n--\n")
 }
 
-// Clock is moved by hand.
+// Clock is set by the test.
 type Clock struct{ Gone atomic.Int64 }
 
 // Add moves the clock.

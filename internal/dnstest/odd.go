@@ -11,7 +11,7 @@ import (
 	"wayleave.dev/model"
 )
 
-// StartOdd runs a server with a habit on this machine's loopback.
+// StartOdd starts a server with an odd habit on the loopback of this machine.
 func StartOdd(t *testing.T, h odddns.Habit) (*odddns.Server, model.Nameserver) {
 	t.Helper()
 	var l net.Listener

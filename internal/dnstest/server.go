@@ -14,12 +14,11 @@ import (
 	"wayleave.dev/model"
 )
 
-// Server is an upstream server on real sockets whose handler a test chooses, to
-// misbehave as others' servers do.
+// Server is an upstream server on real sockets whose handler the test chooses, to misbehave like real servers.
 type Server struct {
 	Addr     netip.AddrPort
-	UDP, TCP atomic.Int64 // queries by each
-	// Mu guards Questions, the names that were asked.
+	UDP, TCP atomic.Int64 // queries by transport
+	// Mu guards Questions, the queried names.
 	Mu         sync.Mutex
 	Questions  []string
 	handle     dns.HandlerFunc
@@ -87,10 +86,10 @@ func (f *Server) Become(handle dns.HandlerFunc) {
 	f.handle = handle
 }
 
-// Asked is the number of queries that came.
+// Asked returns the number of queries received.
 func (f *Server) Asked() int { return int(f.UDP.Load() + f.TCP.Load()) }
 
-// Nameserver is the server as the settings name it.
+// Nameserver returns the server in the form of the settings.
 func (f *Server) Nameserver() model.Nameserver { return model.Nameserver{Addr: f.Addr} }
 
 // Tells answers any name with an address.
@@ -98,7 +97,7 @@ func Tells(addr string, ttl uint32) dns.HandlerFunc {
 	return func(w dns.ResponseWriter, q *dns.Msg) { _ = w.WriteMsg(Told(q, addr, ttl)) }
 }
 
-// Told is a reply with one address.
+// Told returns a reply with one address.
 func Told(q *dns.Msg, addr string, ttl uint32) *dns.Msg {
 	m := new(dns.Msg).SetReply(q)
 	m.Answer = []dns.RR{&dns.A{Hdr: dns.RR_Header{Name: q.Question[0].Name, Rrtype: dns.TypeA, Class: dns.ClassINET,
@@ -106,10 +105,10 @@ func Told(q *dns.Msg, addr string, ttl uint32) *dns.Msg {
 	return m
 }
 
-// Silent answers nothing.
+// Silent answers no query.
 func Silent(dns.ResponseWriter, *dns.Msg) {}
 
-// Code answers with a code alone.
+// Code answers with only a response code.
 func Code(rcode int) dns.HandlerFunc {
 	return func(w dns.ResponseWriter, q *dns.Msg) { _ = w.WriteMsg(new(dns.Msg).SetRcode(q, rcode)) }
 }

@@ -18,7 +18,7 @@ import (
 	"github.com/miekg/dns"
 )
 
-// Authority signs itself, for a name and an address.
+// Authority creates a self-signed certificate for a name and an address.
 func Authority(t *testing.T) (tls.Certificate, string) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -37,7 +37,7 @@ func Authority(t *testing.T) (tls.Certificate, string) {
 		string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
 }
 
-// TLSServer answers by TLS only; queries per connection as given.
+// TLSServer serves only TLS, with a limited number of queries per connection.
 type TLSServer struct {
 	net.Listener
 	Accepted atomic.Int64
@@ -53,8 +53,8 @@ func (s *TLSServer) Accept() (net.Conn, error) {
 	return c, err
 }
 
-// NewTLSServer starts a server of DNS over TLS that ends with the test. perConnection queries are answered on a
-// connection; -1 is all.
+// NewTLSServer starts a DNS over TLS server that ends with the test. It answers perConnection queries per connection;
+// -1 for no limit.
 func NewTLSServer(t *testing.T, cert tls.Certificate, perConnection int) (*TLSServer, netip.AddrPort) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")

@@ -1,11 +1,9 @@
-// Package dockerarchive writes container images as docker-archive files (the
-// format of "docker save"), so that an image can be made and imported with no
-// daemon and no registry.
+// Package dockerarchive writes container images as docker-archive files (the format of "docker save"), so that an image
+// can be built and imported without a daemon or a registry.
 //
-// Invariants: the same input gives the same bytes, whatever the time, the
-// user, the umask or the order of the calls; nothing of the building machine
-// but the content and the mode of the named files gets into an archive; file
-// contents are read when the archive is written, never held in memory.
+// Invariants: the same input gives the same bytes, whatever the time, the user, the umask or the order of the calls;
+// the archive contains nothing of the building machine except the content and mode of the named files; file contents
+// are read when the archive is written, never held in memory.
 package dockerarchive
 
 import (
@@ -19,8 +17,7 @@ import (
 	"time"
 )
 
-// Image is one image: what to run, and the layers that its file system is
-// made of, lowest first.
+// Image is one image: its configuration, and the layers of its file system, lowest first.
 type Image struct {
 	// Tags are full references such as "registry.k8s.io/pause:3.10". Some
 	// runtimes do not find an image by a name without its registry.
@@ -33,8 +30,8 @@ type Image struct {
 	Layers  []*Layer
 }
 
-// Config says how a container of the image is started. The fields are those of
-// the OCI image specification (config.md).
+// Config defines how a container of the image is started. The fields are those of the OCI image specification
+// (config.md).
 type Config struct {
 	User         string              `json:"User,omitempty"`
 	ExposedPorts map[string]struct{} `json:"ExposedPorts,omitempty"`
@@ -66,7 +63,7 @@ type manifestEntry struct {
 	Layers   []string
 }
 
-// check reports what is wrong with the image before anything is written.
+// check reports invalid fields before anything is written.
 func (img Image) check() error {
 	if len(img.Tags) == 0 {
 		return errors.New("image: Tags: none given")
@@ -86,8 +83,7 @@ func (img Image) check() error {
 	return nil
 }
 
-// render returns the config blob, its name in the archive and the manifest
-// entry, given the digests of the layers.
+// render returns the config blob, its name in the archive and the manifest entry, given the digests of the layers.
 func (img Image) render(digests []string) ([]byte, manifestEntry, error) {
 	file := configFile{
 		Created:      img.created().Format(time.RFC3339),

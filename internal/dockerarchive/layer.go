@@ -16,10 +16,9 @@ import (
 	"time"
 )
 
-// Layer is a set of files. Paths are absolute paths in the image; directories
-// above a file exist by themselves (0755, root). A later entry at a path takes
-// the place of an earlier one. The zero value is an empty layer. A Layer is
-// not safe for concurrent changes.
+// Layer is a set of files. Paths are absolute paths in the image; parent directories exist implicitly (0755, root). A
+// later entry at a path replaces an earlier one. The zero value is an empty layer. A Layer is not safe for concurrent
+// changes.
 type Layer struct {
 	entries map[string]entry
 }
@@ -29,12 +28,12 @@ type entry struct {
 	mode     fs.FileMode
 	uid, gid int
 	target   string // of a symlink
-	source   string // file on disk, when content is nil
+	source   string // file on disk, if content is nil
 	content  []byte
 	size     int64
 }
 
-// Attr is who owns an entry. The zero value is root.
+// Attr is the owner of an entry. The zero value is root.
 type Attr struct {
 	UID, GID int
 }
@@ -75,9 +74,8 @@ func (l *Layer) Copy(name string, mode fs.FileMode, source string, attr Attr) er
 		source: source, size: info.Size()})
 }
 
-// Tree adds everything under the directory source at name, with its modes,
-// owned by attr: directories, regular files and symbolic links. Anything else
-// is an error.
+// Tree adds everything below the directory source at name, with its modes, owned by attr: directories, regular files
+// and symbolic links. Anything else is an error.
 func (l *Layer) Tree(name, source string, attr Attr) error {
 	return filepath.WalkDir(source, func(file string, d fs.DirEntry, err error) error {
 		if err != nil {
@@ -119,7 +117,7 @@ func (l *Layer) put(name string, e entry) error {
 	clean := strings.TrimPrefix(path.Clean(name), "/")
 	if clean == "" {
 		if e.kind == tar.TypeDir {
-			return nil // the root of an image is always there
+			return nil // the root of an image always exists
 		}
 		return fmt.Errorf("layer: path %q: only a directory can be the root", name)
 	}
@@ -130,9 +128,8 @@ func (l *Layer) put(name string, e entry) error {
 	return nil
 }
 
-// complete returns the entries with the directories above them. It is an
-// error if something other than a directory stands above an entry, since
-// runtimes disagree about what that means.
+// complete returns the entries with their parent directories. A parent that is not a directory is an error, since
+// runtimes treat it differently.
 func (l *Layer) complete() (map[string]entry, error) {
 	all := maps.Clone(l.entries)
 	if all == nil {
@@ -150,7 +147,7 @@ func (l *Layer) complete() (map[string]entry, error) {
 	return all, nil
 }
 
-// write writes the layer as a tar, sorted by path, every file dated at.
+// write writes the layer as a tar, sorted by path; every file gets the same date.
 func (l *Layer) write(w io.Writer, at time.Time) error {
 	all, err := l.complete()
 	if err != nil {
@@ -188,12 +185,12 @@ func (e entry) write(out *tar.Writer, name string, at time.Time) error {
 	}
 	n, err := io.Copy(out, in)
 	if errors.Is(err, tar.ErrWriteTooLong) || err == nil && n != e.size {
-		return fmt.Errorf("%s changed its size while it was read", e.source)
+		return fmt.Errorf("the size of %s changed while it was read", e.source)
 	}
 	return err
 }
 
-// tarMode turns Go's mode bits into those of a tar header.
+// tarMode converts Go's mode bits to those of a tar header.
 func tarMode(mode fs.FileMode) int64 {
 	bits := int64(mode.Perm())
 	if mode&fs.ModeSetuid != 0 {

@@ -14,8 +14,7 @@ import (
 	"time"
 )
 
-// Write writes one archive of all the images. Layers that are equal, by
-// pointer and date or by content, are in it once.
+// Write writes one archive of all images. Equal layers, by pointer and date or by content, are included once.
 func Write(w io.Writer, images ...Image) error {
 	if len(images) == 0 {
 		return errors.New("docker archive: no image given")
@@ -108,9 +107,8 @@ func (a *archive) image(img Image) (manifestEntry, error) {
 	return entry, a.blob(entry.Config, blob)
 }
 
-// layer writes a layer and returns its digest. The tar header in front of it
-// needs its size and the name its digest, so it is produced twice; the second
-// time must match the first.
+// layer writes a layer and returns its digest. The tar header needs its size and the name its digest, so it is produced
+// twice; both must be equal.
 func (a *archive) layer(layer *Layer, at time.Time) (string, error) {
 	key := layerKey{layer, at}
 	sum, ok := a.known[key]
@@ -156,7 +154,7 @@ func header(name string, size int64) *tar.Header {
 	return &tar.Header{Typeflag: tar.TypeReg, Name: name, Size: size, Mode: 0o644, ModTime: time.Unix(0, 0)}
 }
 
-// meter passes bytes on, counting and hashing them.
+// meter forwards bytes, and counts and hashes them.
 type meter struct {
 	to   io.Writer
 	hash hash.Hash

@@ -1,4 +1,4 @@
-// Package docs reads the pages of the documentation that name tests, and makes the parts of pages that are generated.
+// Package docs reads the pages of the documentation that name tests, and generates parts of pages.
 package docs
 
 import (
@@ -9,10 +9,10 @@ import (
 	"strings"
 )
 
-// Folder is where the pages of features are, from the top of the checkout.
+// Folder is the folder of the pages of features, from the top of the checkout.
 const Folder = "docs/features"
 
-// MaxWords is how many words the text of a feature's row may have.
+// MaxWords is the maximum number of words in a feature's row.
 const MaxWords = 25
 
 // Feature is a row of a page in docs/features.
@@ -22,13 +22,13 @@ type Feature struct {
 	Line int
 	// Text says what works, in at most MaxWords words.
 	Text string
-	// Built is false for what is refused, because it does not exist yet.
+	// Built is false for features that are refused, because they do not exist yet.
 	Built bool
 	// Tests prove the row: folder.TestName, or demo:check.
 	Tests []string
 }
 
-// String names the row as editors do.
+// String returns the place of the row as editors print it.
 func (f Feature) String() string { return fmt.Sprintf("%s/%s:%d: %q", Folder, f.Page, f.Line, f.Text) }
 
 // Page is one file of docs/features.
@@ -38,7 +38,7 @@ type Page struct {
 }
 
 // Pages reads all pages of docs/features, in the order of their names, except for the generated index. top is the
-// checkout. The error names each row that cannot be read.
+// checkout. The error names each invalid row.
 func Pages(top fs.FS) ([]Page, error) {
 	files, err := fs.Glob(top, path.Join(Folder, "*.md"))
 	if err != nil {
@@ -61,7 +61,7 @@ func Pages(top fs.FS) ([]Page, error) {
 	return pages, errors.Join(errs...)
 }
 
-// readPage reads a title "# Features: …", a first paragraph and rows "| what | yes | tests |".
+// readPage parses a title "# Features: …", a first paragraph and rows "| what | yes | tests |".
 func readPage(name, text string) (Page, error) {
 	p := Page{Name: name}
 	var errs []error
@@ -91,7 +91,7 @@ func readPage(name, text string) (Page, error) {
 	return p, errors.Join(errs...)
 }
 
-// readRow reads a row of a table; ok is false for its head and the line below.
+// readRow parses a row of a table; ok is false for its head and the line below.
 func readRow(line string) (f Feature, ok bool, err error) {
 	cells := strings.Split(strings.TrimSuffix(strings.TrimPrefix(line, "|"), "|"), "|")
 	if len(cells) != 3 {

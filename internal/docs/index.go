@@ -14,7 +14,7 @@ const indexName = "README.md"
 //go:embed index.md
 var indexHead string
 
-// Index is docs/features/README.md: the pages with the number of their rows.
+// Index returns docs/features/README.md: the pages with the number of their rows.
 func Index(pages []Page) []byte {
 	var b strings.Builder
 	b.WriteString(indexHead)
@@ -30,7 +30,7 @@ func Index(pages []Page) []byte {
 	return []byte(b.String())
 }
 
-// Files are the generated pages, by path from the top of the checkout: the index of features, and the pages that have
+// Files returns the generated pages, by path from the top of the checkout: the index of features, and the pages with
 // places for numbers of benchmarks.
 func Files(top fs.FS) (map[string][]byte, error) {
 	features, err := Pages(top)

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"path"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -14,7 +15,8 @@ import (
 //	<!-- bench FILE; HEADING; ROW; COLUMN -->VALUE<!-- /bench -->
 //
 // FILE is a page of docs that a benchmark wrote. HEADING is empty for the first table of FILE. ROW is the row's first
-// cell, or its first two with ", " between them.
+// cell, or its first two with ", " between them. COLUMN is a column's title, or "TITLE, ratio" for the first column
+// "ratio" after it.
 var number = regexp.MustCompile(`<!-- bench ([^;>]+); ([^;>]*); ([^;>]+); ([^;>]+) -->[^<]*<!-- /bench -->`)
 
 // Fill returns a page with the current value in each place for a number. top is the checkout. The error names each
@@ -63,11 +65,22 @@ func lookUp(top fs.FS, file, heading, row, column string) (string, error) {
 		if cells[0] != row && (len(cells) < 2 || cells[0]+", "+cells[1] != row) {
 			continue
 		}
-		for i, name := range head {
-			if name == column && i < len(cells) {
-				return cells[i], nil
-			}
+		if i := columnOf(head, column); i >= 0 && i < len(cells) {
+			return cells[i], nil
 		}
 	}
 	return "", fmt.Errorf("docs/%s: no cell %q of row %q below %q", file, column, row, heading)
+}
+
+// columnOf returns the index of a column; -1 if there is none.
+func columnOf(head []string, column string) int {
+	title, isRatio := strings.CutSuffix(column, ", ratio")
+	at := slices.Index(head, title)
+	if !isRatio || at < 0 {
+		return at
+	}
+	if next := slices.Index(head[at:], "ratio"); next >= 0 {
+		return at + next
+	}
+	return -1
 }

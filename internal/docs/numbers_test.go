@@ -8,13 +8,14 @@ import (
 
 func TestFill(t *testing.T) {
 	top := fstest.MapFS{"docs/bench-tea.md": {Data: []byte("# Tea\n\n| cups | ours |\n|---|---|\n| 1 | 9 |\n\n" +
-		"## Time, ms\n\n| what | cups | ours | ratio |\n|---|---|---|---|\n" +
-		"| green, hot | 1 | 4.0 | **0.5** |\n| green, hot | 10 | 7.1 | – |\n")}}
+		"## Time, ms\n\n| what | cups | ours | ratio | milk | ratio |\n|---|---|---|---|---|---|\n" +
+		"| green, hot | 1 | 4.0 | **0.5** | 6.0 | 1.5 |\n| green, hot | 10 | 7.1 | – | – | – |\n")}}
 	for place, want := range map[string]string{
-		"bench-tea.md; ; 1; ours":                      "9",
-		"bench-tea.md; Time, ms; green, hot; ours":     "4.0",
-		"bench-tea.md; Time, ms; green, hot; ratio":    "0.5",
-		"bench-tea.md; Time, ms; green, hot, 10; ours": "7.1",
+		"bench-tea.md; ; 1; ours":                         "9",
+		"bench-tea.md; Time, ms; green, hot; ours":        "4.0",
+		"bench-tea.md; Time, ms; green, hot; ratio":       "0.5",
+		"bench-tea.md; Time, ms; green, hot; milk, ratio": "1.5",
+		"bench-tea.md; Time, ms; green, hot, 10; ours":    "7.1",
 	} {
 		text := "a <!-- bench " + place + " -->old<!-- /bench --> b"
 		have, err := Fill(top, text)
@@ -28,6 +29,7 @@ func TestFill(t *testing.T) {
 	for _, bad := range []string{
 		"<!-- bench bench-tea.md; Time, ms; black; ours -->1<!-- /bench -->",
 		"<!-- bench bench-tea.md; Time, ms; green, hot; theirs -->1<!-- /bench -->",
+		"<!-- bench bench-tea.md; Time, ms; green, hot; theirs, ratio -->1<!-- /bench -->",
 		"<!-- bench bench-coffee.md; Time, ms; black; ours -->1<!-- /bench -->",
 		"<!-- bench bench-tea.md -->1<!-- /bench -->",
 	} {

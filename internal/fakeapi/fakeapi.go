@@ -1,7 +1,6 @@
-// Package fakeapi is as much of a Kubernetes API server as Wayleave and the programs beside
-// it ask for: list and watch of a few kinds, also by streaming (KEP-3157), and of one
-// object by its name. It is fast, and the same for everybody that is measured. It is for
-// tests.
+// Package fakeapi is a Kubernetes API server with the functions that Wayleave and the programs it is compared with
+// need: list and watch of a few kinds, also by streaming (KEP-3157), and get by name. It is fast, and treats all
+// measured programs alike. It is for tests.
 package fakeapi
 
 import (
@@ -21,10 +20,10 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// kind is one kind of objects.
+// kind is a kind of objects.
 type kind struct{ apiVersion, name, list string }
 
-// Server is the API server. Its zero value is not of use, see New.
+// Server is the API server. Use New.
 type Server struct {
 	mu      sync.Mutex
 	changed *sync.Cond
@@ -33,7 +32,7 @@ type Server struct {
 	closed  bool
 }
 
-// state are the objects of a kind and all that happened to them.
+// state holds the objects of a kind and all their events.
 type state struct {
 	kind
 	objects map[string]json.RawMessage
@@ -43,10 +42,10 @@ type state struct {
 type event struct {
 	version uint64
 	key     string // "namespace/name"
-	line    []byte // of the watch
+	line    []byte // in the watch's format
 }
 
-// New makes an empty one.
+// New returns an empty server.
 func New() *Server {
 	s := &Server{version: 1, kinds: map[string]*state{}}
 	s.changed = sync.NewCond(&s.mu)
@@ -83,10 +82,10 @@ func path(o any) string {
 	case *networkingv1.IngressClass:
 		return "/apis/networking.k8s.io/v1/ingressclasses"
 	}
-	panic(fmt.Sprintf("fakeapi: a %T is not kept", o))
+	panic(fmt.Sprintf("fakeapi: unsupported kind %T", o))
 }
 
-// Put makes the objects so, in one step; watchers see them in order.
+// Put creates or replaces the objects, in one step; watchers see them in order.
 func (s *Server) Put(objects ...metav1.Object) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -169,12 +168,11 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// choice is which objects of a kind are asked for; empty is any.
+// choice selects objects of a kind; empty fields select all.
 type choice struct{ namespace, name string }
 
-// choose reads it: the namespace is a part of the path, which it is cut out of; the name
-// is the only field selector that there is. Objects are put here as others would select
-// them.
+// choose parses the selection. The namespace is cut out of the path; the name is the only supported field selector.
+// Other selectors are ignored: tests put only selected objects.
 func choose(r *http.Request) (path string, c choice) {
 	path = r.URL.Path
 	if before, rest, ok := strings.Cut(path, "/namespaces/"); ok {
@@ -205,7 +203,7 @@ func (s *Server) get(w http.ResponseWriter, st *state, key string) {
 	_, _ = w.Write(raw)
 }
 
-// all are the objects now, by key.
+// all returns the present objects, by key.
 func (st *state) all(some choice) (list []json.RawMessage) {
 	for _, k := range slices.Sorted(maps.Keys(st.objects)) {
 		if some.has(k) {

@@ -9,10 +9,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// acceptPause follows an accept that failed for want of files or memory.
+// acceptPause follows an accept that failed for lack of files or memory.
 const acceptPause = 50 * time.Millisecond
 
-// Accept is the next connection to a listener. Without free files or memory it waits and tries again, so that the
+// Accept returns the next connection of a listener. Without free files or memory it waits and tries again, so that the
 // server does not end. It returns ctx's error when ctx ends.
 func Accept(ctx context.Context, l *net.UnixListener) (*net.UnixConn, error) {
 	for {
@@ -34,7 +34,7 @@ func Accept(ctx context.Context, l *net.UnixListener) (*net.UnixConn, error) {
 	}
 }
 
-// isScarce says whether an accept failed for a temporary reason.
+// isScarce reports whether an accept failed for a temporary reason.
 func isScarce(err error) bool {
 	for _, e := range []error{unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM, unix.ECONNABORTED, unix.EINTR} {
 		if errors.Is(err, e) {

@@ -1,11 +1,11 @@
-// Package frame carries messages between processes of one node over a unix
-// socket: four bytes of length, then JSON; descriptors ride on the first bytes.
+// Package frame carries messages between processes of one node over a unix socket: four bytes of length, then JSON;
+// descriptors are sent with the first bytes.
 //
 // Invariants:
-//   - Each side asks the kernel for the user at the other end (SO_PEERCRED) before it reads a
-//     frame: a client speaks to the agent's user alone, a server to the users that it names.
+//   - Each side asks the kernel for the user of the peer (SO_PEERCRED) before it reads a
+//     frame: a client accepts only the agent's user, a server only the users that it names.
 //   - What the agent reads from a process with fewer rights is bounded in bytes and descriptors
-//     before any of it is kept, and a field that the agent does not know is an error.
+//     before any of it is stored, and an unknown field is an error.
 package frame
 
 import (
@@ -48,14 +48,14 @@ func Send(c *net.UnixConn, v any, files []*os.File) error {
 	return err
 }
 
-// MaxPassed is the most descriptors in one frame.
+// MaxPassed is the maximum number of descriptors in one frame.
 const MaxPassed = 64
 
-// Limits bound what a peer with fewer rights may send in one frame.
+// Limits bound a frame from a peer with fewer rights.
 type Limits struct {
-	// Bytes of JSON.
+	// Bytes bounds the JSON text.
 	Bytes int
-	// Files are descriptors.
+	// Files bounds the number of descriptors.
 	Files int
 	// AnyVersion ignores unknown fields: the peer may be of another version.
 	AnyVersion bool
@@ -74,8 +74,8 @@ func Receive(c *net.UnixConn, v any) ([]*os.File, error) {
 	return files, nil
 }
 
-// ReceiveWithin reads a frame of a peer that may be captured. It refuses a frame beyond the limits, and a field that
-// v does not have; see Limits. The caller closes the files.
+// ReceiveWithin reads a frame of a peer that may be captured. It refuses a frame beyond the limits, and a field that v
+// lacks; see Limits. The caller closes the files.
 func ReceiveWithin(c *net.UnixConn, v any, most Limits) ([]*os.File, error) {
 	body, files, err := read(c, most)
 	if err != nil {
@@ -88,7 +88,7 @@ func ReceiveWithin(c *net.UnixConn, v any, most Limits) ([]*os.File, error) {
 	return files, nil
 }
 
-// decode reads one JSON value, with nothing behind it.
+// decode parses one JSON value, which nothing may follow.
 func decode(body []byte, v any, anyVersion bool) error {
 	d := json.NewDecoder(bytes.NewReader(body))
 	if !anyVersion {
@@ -111,7 +111,7 @@ func read(c *net.UnixConn, most Limits) (body []byte, files []*os.File, err erro
 		}
 	}()
 	var head [4]byte
-	// Room for one more than is allowed: the kernel closes what has no room.
+	// There is room for one more than allowed: the kernel closes descriptors without room.
 	oob := make([]byte, unix.CmsgSpace(4*(most.Files+1)))
 	n, oobn, flags, _, err := c.ReadMsgUnix(head[:], oob)
 	if err != nil {
@@ -144,7 +144,7 @@ func closeAll(files []*os.File) {
 	}
 }
 
-// descriptors takes the files out of control messages; those before an error are given, too.
+// descriptors extracts the files of control messages; it also returns those before an error.
 func descriptors(oob []byte) (files []*os.File, err error) {
 	if len(oob) == 0 {
 		return nil, nil
@@ -166,7 +166,7 @@ func descriptors(oob []byte) (files []*os.File, err error) {
 	return files, nil
 }
 
-// PeerUID is the user of the process at the other end.
+// PeerUID returns the user of the process at the other end.
 func PeerUID(c *net.UnixConn) (uint32, error) {
 	raw, err := c.SyscallConn()
 	if err != nil {

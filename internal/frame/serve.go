@@ -11,18 +11,17 @@ import (
 	"time"
 )
 
-// Bounds of a server: a captured peer that reconnects in a loop takes no more of the agent's time.
+// Bounds of a server, so that a captured peer that reconnects in a loop takes little of the agent's time.
 const (
-	// maxPeers are served at once; the next wait in the kernel's queue.
+	// maxPeers are served at once; others wait in the kernel's queue.
 	maxPeers = 8
-	// perPeer is how long a place is taken at least.
+	// perPeer is the minimum time for which a connection takes its place.
 	perPeer = time.Second
 )
 
-// Serve calls fn for every connection to a listener until ctx ends, and then closes the
-// listener and all connections. It returns when all calls have. Eight connections are served at
-// once, each for a second at least: others wait. lost, which may be nil, gets why one ended,
-// unless its peer went away or ctx ended.
+// Serve calls fn for every connection to a listener until ctx ends, and then closes the listener and all connections.
+// It returns when all calls have returned. Eight connections are served at once, each takes its place for at least a
+// second: others wait. lost, which may be nil, gets the reason why one ended, unless its peer closed it or ctx ended.
 func Serve(ctx context.Context, l *net.UnixListener, fn func(context.Context, *net.UnixConn) error,
 	lost func(error)) error {
 	stop := context.AfterFunc(ctx, func() { l.Close() })
@@ -61,10 +60,10 @@ func serveOne(ctx context.Context, c *net.UnixConn, fn func(context.Context, *ne
 	}
 }
 
-// Agent is the user that the agent runs as.
+// Agent is the user of the agent.
 const Agent = 0
 
-// Only refuses a peer that is none of these users, nor root.
+// Only refuses a peer that is neither one of these users nor root.
 func Only(c *net.UnixConn, uids ...uint32) error {
 	uid, err := PeerUID(c)
 	if err != nil {
@@ -76,7 +75,7 @@ func Only(c *net.UnixConn, uids ...uint32) error {
 	return nil
 }
 
-// ByAgent refuses a server that is not the agent's user, at the time when it began to listen.
+// ByAgent refuses a server that was not the agent's user when it began to listen.
 func ByAgent(c *net.UnixConn) error {
 	uid, err := PeerUID(c)
 	if err != nil {
@@ -88,10 +87,9 @@ func ByAgent(c *net.UnixConn) error {
 	return nil
 }
 
-// Follow connects to the agent's socket and calls fn with the connection, again whenever that
-// ends, until ctx ends, whose error it returns. It waits 50 ms before it tries again, twice as
-// long each time up to a second, and begins anew when fn had worked for longer. lost gets
-// why it has no connection.
+// Follow connects to the agent's socket and calls fn with the connection, again whenever that ends, until ctx ends,
+// whose error it returns. Before each retry it waits: 50 ms at first, doubled up to a second, and reset after fn has
+// run for longer than that. lost gets the reason why there is no connection.
 func Follow(ctx context.Context, socket string, fn func(context.Context, *net.UnixConn) error, lost func(error)) error {
 	const first, most = 50 * time.Millisecond, time.Second
 	for wait := first; ctx.Err() == nil; {

@@ -1,5 +1,4 @@
-// Package golden compares what becomes of YAML files, in each mode of the service proxy,
-// with files that people have read.
+// Package golden compares the results of YAML files in each mode of the service proxy with reviewed files.
 package golden
 
 import (
@@ -17,12 +16,12 @@ import (
 	"wayleave.dev/source/manifest"
 )
 
-// Render is a mode's text of plans.
+// Render returns a mode's text of plans.
 type Render func(map[model.Name]service.Plan, service.NodeFacts) string
 
-// Run goes through testdata/*.txtar: each holds YAML (in.yaml), and what becomes of it on
-// node1: problems, plan, and the mode's text under the name given. The flag -update, which
-// the test's package defines, writes the files anew. check gets the text.
+// Run processes testdata/*.txtar: each holds YAML (in.yaml), and the results on node1: problems, plan, and the mode's
+// text under the name given. The flag -update, which the test's package defines, rewrites the files. check gets the
+// text.
 func Run(t *testing.T, name string, render Render, check func(t *testing.T, text []byte)) {
 	t.Helper()
 	files, err := filepath.Glob("testdata/*.txtar")
@@ -53,14 +52,14 @@ func Run(t *testing.T, name string, render Render, check func(t *testing.T, text
 				}
 			}
 			if !bytes.Equal(got, want) {
-				t.Errorf("%s is no longer so (-update writes it):\n%s", file, got)
+				t.Errorf("%s differs (-update rewrites it):\n%s", file, got)
 			}
 			check(t, out.Files[3].Data)
 		})
 	}
 }
 
-// pipeline is the way of a manifest, from YAML to a mode's text.
+// pipeline converts a manifest to a mode's text.
 func pipeline(t *testing.T, yaml []byte, name string, render Render) []txtar.File {
 	store, err := model.NewStore()
 	if err != nil {

@@ -11,35 +11,33 @@ import (
 	"wayleave.dev/internal/frame"
 )
 
-// Client is the child's side. Fill the fields, then call Run once. The functions are called one after
-// the other.
+// Client is the child's side. Set the fields, then call Run once. The functions are called one after the other.
 type Client[S comparable, U, R any] struct {
 	Protocol Protocol
 	// Socket is the agent's.
 	Socket string
-	// Hello says what the child has. Run fills in the version. The files are passed where the protocol
-	// does that, and closed.
+	// Hello returns the child's state. Run fills in the version. The files are passed if the protocol does that, and
+	// closed.
 	Hello func() (Hello[S], []*os.File)
-	// Take puts an update into force. The files are closed when it returns.
+	// Take applies an update. The files are closed when it returns.
 	Take func(U, []*os.File)
-	// Report is what the agent should know. It is sent after an update, and every ReportEvery if that
-	// is not 0, unless it is the Same as the last one; the first is compared with the zero R.
+	// Report returns what the agent should know. It is sent after an update, and every ReportEvery if that is not 0,
+	// unless it is the Same as the last one; the first is compared with the zero R.
 	Report      func() R
 	Same        func(a, b R) bool
 	ReportEvery time.Duration
 	// Quiet, if not nil, is called when no update has come for a second.
 	Quiet func()
-	// Lost is called when there is no agent, with the reason. Ended, if not nil, is called before it
-	// when a connection was there.
+	// Lost is called when there is no agent, with the reason. Ended, if not nil, is called before it if there was a
+	// connection.
 	Lost  func(error)
 	Ended func()
 }
 
-// quietAfter is how long no update comes before Quiet is called.
+// quietAfter is the time without an update before Quiet is called.
 const quietAfter = time.Second
 
-// Run follows the agent until ctx ends, whose error it returns. It connects again when the agent
-// went away.
+// Run follows the agent until ctx ends, whose error it returns. It reconnects after each disconnect.
 func (c *Client[S, U, R]) Run(ctx context.Context) error {
 	return frame.Follow(ctx, c.Socket, func(_ context.Context, conn *net.UnixConn) error {
 		err := c.follow(conn)

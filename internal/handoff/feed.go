@@ -13,20 +13,17 @@ import (
 	"wayleave.dev/internal/frame"
 )
 
-// Feed is the agent's side. It sends every child that connects what that child lacks. S is a socket,
-// T what the agent notes of one child, U an update and R a report. Fill the fields before Serve.
-// Methods may be called concurrently.
+// Feed is the agent's side. It sends every child that connects what that child lacks. S is a socket, T the agent's
+// state of one child, U an update and R a report. Set the fields before Serve. Methods may be called concurrently.
 type Feed[S comparable, T, U, R any] struct {
 	Protocol Protocol
 	// AllowUID may connect; root may, too.
 	AllowUID uint32
 	Log      *slog.Logger
-	// Adopt takes the descriptors of a hello, one for each of its Holds. Only a protocol that passes
-	// sockets needs it.
+	// Adopt takes the descriptors of a hello, one for each of its Holds. Only a protocol that passes sockets needs it.
 	Adopt func([]S, []*os.File)
-	// Begin makes the note of a child. Next takes from it what the child lacks. Report notes what the
-	// child says; an error ends the connection. End, if not nil, ends the use of the note.
-	// All are called with the lock held.
+	// Begin creates the state of a child. Next takes what the child lacks. Report records what the child reports; an
+	// error ends the connection. End, if not nil, releases the state. All are called with the lock held.
 	Begin  func(Hello[S]) *T
 	Next   func(*T) Update[U]
 	Report func(*T, R) error
@@ -42,7 +39,7 @@ type Update[U any] struct {
 	Frame *U
 	// Files are passed with the frame, and closed after it.
 	Files []*os.File
-	// Retry is when to look again at the latest; 0 waits for a change.
+	// Retry is when to check again at the latest; 0 waits for a change.
 	Retry time.Duration
 }
 
@@ -69,7 +66,7 @@ func (f *Feed[S, T, U, R]) Change(fn func()) {
 	}
 }
 
-// View runs fn with the lock held, for the note of every connected child. fn must not keep the notes.
+// View calls fn with the lock held, for the state of every connected child. fn must not retain it.
 func (f *Feed[S, T, U, R]) View(fn func(children []*T)) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -80,7 +77,7 @@ func (f *Feed[S, T, U, R]) View(fn func(children []*T)) {
 	fn(list)
 }
 
-// Children is the number of connected children.
+// Children returns the number of connected children.
 func (f *Feed[S, T, U, R]) Children() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -96,7 +93,7 @@ func (f *Feed[S, T, U, R]) Serve(ctx context.Context, l *net.UnixListener) error
 	return ctx.Err()
 }
 
-// serve is one connection from begin to end.
+// serve handles one connection from start to end.
 func (f *Feed[S, T, U, R]) serve(ctx context.Context, c *net.UnixConn) error {
 	hello, err := f.greeted(c)
 	if err != nil {
@@ -105,7 +102,7 @@ func (f *Feed[S, T, U, R]) serve(ctx context.Context, c *net.UnixConn) error {
 	s := f.begin(hello)
 	defer f.end(s)
 	gone := make(chan error, 1)
-	go func() { gone <- f.reports(ctx, c, s) }() // this notices the child's end
+	go func() { gone <- f.reports(ctx, c, s) }() // detects the child's end
 	return f.talk(ctx, c, s, gone)
 }
 
@@ -151,7 +148,7 @@ func (f *Feed[S, T, U, R]) end(s *session[T]) {
 	}
 }
 
-// reports takes the reports of a child until it ends, or says something else.
+// reports reads the reports of a child until it ends, or sends another message.
 func (f *Feed[S, T, U, R]) reports(ctx context.Context, c *net.UnixConn, s *session[T]) error {
 	for {
 		var r R
@@ -172,7 +169,7 @@ func (f *Feed[S, T, U, R]) reports(ctx context.Context, c *net.UnixConn, s *sess
 	}
 }
 
-// talk sends what the child lacks whenever something changed.
+// talk sends what the child lacks after each change.
 func (f *Feed[S, T, U, R]) talk(ctx context.Context, c *net.UnixConn, s *session[T], gone <-chan error) error {
 	retry := time.NewTimer(time.Hour)
 	defer retry.Stop()

@@ -19,29 +19,29 @@ import (
 	"wayleave.dev/internal/frame"
 )
 
-// Keeper has the listening sockets of a node while children and agents come and go. It also gives
-// them to the next agent. All share one queue of connections per socket, so no connection is refused
-// or lost when one of them ends. Methods may be called concurrently.
+// Keeper holds the listening sockets of a node while children and agents are replaced. It also passes them to the next
+// agent. All processes share one queue of connections per socket, so no connection is refused or lost when one of them
+// ends. Methods may be called concurrently.
 type Keeper[S comparable] struct {
 	// Path is the unix socket by which agents of a node hand sockets over; empty for none.
 	Path string
-	// Bind opens a socket. Check refuses a descriptor that is not the socket it is said to be: it comes
-	// from a process that may not bind.
+	// Bind opens a socket. Check refuses a descriptor that is not the claimed socket: it comes from a process that
+	// cannot bind.
 	Bind  func(S) (*os.File, error)
 	Check func(S, *os.File) error
 	Log   *slog.Logger
 
 	mu   sync.Mutex
 	held map[S]*os.File
-	want map[S]bool // nil until Keep: all
-	// succeeded says that a later agent of the node has the path. It cannot inherit what is bound from now on.
+	want map[S]bool // nil before Keep: all
+	// succeeded means that a later agent of the node has the path. It cannot inherit what is bound from now on.
 	succeeded bool
 }
 
 var errSucceeded = errors.New("a later agent of the node opens new sockets")
 
-// Open gives a copy of a socket. It binds the socket if no child or agent has handed it over. While a later agent of
-// the node runs, it binds none: that agent does, and would not have the socket when this one ends.
+// Open returns a copy of a socket. It binds the socket if no child or agent has passed it. While a later agent of the
+// node runs, it binds none: the later agent binds it, and could not inherit it from this one.
 func (k *Keeper[S]) Open(s S) (*os.File, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -80,11 +80,11 @@ func duplicate(f *os.File) (*os.File, error) {
 	return os.NewFile(uintptr(fd), f.Name()), nil
 }
 
-// MaxHeld bounds the sockets that a Keeper adopts: the child that holds them may be captured.
+// MaxHeld bounds the sockets that a Keeper adopts, because the child that holds them may be captured.
 const MaxHeld = frame.MaxPassed
 
-// Adopt takes a socket over from a child or an agent; it owns f from then on. It refuses what Check
-// refuses. It closes a socket that is not wanted: its clients would wait, and no process would accept.
+// Adopt takes over a socket from a child or an agent; it owns f from then on. It refuses what Check refuses. It closes
+// a socket that is not requested: its clients would wait, and no process would accept.
 func (k *Keeper[S]) Adopt(s S, f *os.File) error {
 	if err := k.Check(s, f); err != nil {
 		return errors.Join(err, f.Close())
@@ -98,8 +98,7 @@ func (k *Keeper[S]) Adopt(s S, f *os.File) error {
 	return nil
 }
 
-// AdoptAll takes over the sockets that came with a frame, and closes the descriptors that it does not
-// name.
+// AdoptAll takes over the sockets of a frame, and closes descriptors that the frame does not name.
 func (k *Keeper[S]) AdoptAll(list []S, files []*os.File) error {
 	var errs []error
 	for i, f := range files {
@@ -144,7 +143,7 @@ func ListensTCP(f *os.File, want netip.AddrPort) error {
 	}
 	if accepts == 0 || proto != unix.IPPROTO_TCP || got.Addr().Unmap() != want.Addr().Unmap() ||
 		got.Port() != want.Port() {
-		return fmt.Errorf("the descriptor is no socket that listens at %s", want)
+		return fmt.Errorf("the descriptor is not a socket that listens at %s", want)
 	}
 	return nil
 }
@@ -163,14 +162,14 @@ func (k *Keeper[S]) Keep(list []S) {
 	}
 }
 
-// Sockets are those that it has, in no order.
+// Sockets returns the sockets that it holds, in no order.
 func (k *Keeper[S]) Sockets() []S {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return slices.Collect(maps.Keys(k.held))
 }
 
-// copies are all sockets, for another agent.
+// copies returns all sockets, for another agent.
 func (k *Keeper[S]) copies() (list []S, files []*os.File) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -180,7 +179,7 @@ func (k *Keeper[S]) copies() (list []S, files []*os.File) {
 		}
 		d, err := duplicate(f)
 		if err != nil {
-			k.Log.Warn("could not copy a socket", "socket", s, "err", err)
+			k.Log.Warn("cannot copy a socket", "socket", s, "err", err)
 			continue
 		}
 		list, files = append(list, s), append(files, d)
@@ -188,7 +187,7 @@ func (k *Keeper[S]) copies() (list []S, files []*os.File) {
 	return list, files
 }
 
-// Inherit takes over the sockets of another agent of the node. It is no error if there is none.
+// Inherit takes over the sockets of another agent of the node. If there is none, that is not an error.
 func (k *Keeper[S]) Inherit(ctx context.Context) error {
 	if k.Path == "" {
 		return nil
@@ -216,11 +215,11 @@ func (k *Keeper[S]) Inherit(ctx context.Context) error {
 	return k.AdoptAll(l.Passed, files)
 }
 
-// Serve inherits, and then gives the sockets to each agent that asks, until ctx ends. If an agent that
-// came later has died, this one gives them again: the next agent would otherwise find none.
+// Serve inherits, and then passes the sockets to each agent that asks, until ctx ends. If a later agent has died, this
+// one serves them again: otherwise the next agent would find none.
 func (k *Keeper[S]) Serve(ctx context.Context) error {
 	if err := k.Inherit(ctx); err != nil {
-		k.Log.Warn("could not take all sockets over", "err", err)
+		k.Log.Warn("cannot take over all sockets", "err", err)
 	}
 	for {
 		l, err := k.listen()
@@ -238,11 +237,11 @@ func (k *Keeper[S]) Serve(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("hand-over of sockets: %w", err)
 		}
-		k.Log.Warn("the agent that took the sockets over has gone; giving them again")
+		k.Log.Warn("the agent that took over the sockets is gone; serving them again")
 	}
 }
 
-// listen takes the path, from an earlier agent if one has it.
+// listen binds the path, and replaces an earlier agent's socket.
 func (k *Keeper[S]) listen() (*net.UnixListener, error) {
 	for try := 0; ; try++ {
 		if err := os.Remove(k.Path); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -250,12 +249,12 @@ func (k *Keeper[S]) listen() (*net.UnixListener, error) {
 		}
 		l, err := net.ListenUnix("unix", &net.UnixAddr{Name: k.Path})
 		if errors.Is(err, unix.EADDRINUSE) && try < 3 {
-			continue // the other agent took it at this moment
+			continue // the other agent bound it at this moment
 		}
 		if err != nil {
 			return nil, err
 		}
-		l.SetUnlinkOnClose(false) // the next agent's may be there by then
+		l.SetUnlinkOnClose(false) // by then it may be the next agent's
 		if err := os.Chmod(k.Path, 0o600); err != nil {
 			return nil, errors.Join(err, l.Close())
 		}
@@ -263,7 +262,7 @@ func (k *Keeper[S]) listen() (*net.UnixListener, error) {
 	}
 }
 
-// accept gives the sockets to each agent that asks, until the listener is closed.
+// accept passes the sockets to each agent that asks, until the listener is closed.
 func (k *Keeper[S]) accept(l *net.UnixListener) error {
 	for {
 		c, err := frame.Accept(context.Background(), l)
@@ -271,19 +270,19 @@ func (k *Keeper[S]) accept(l *net.UnixListener) error {
 			return err
 		}
 		if err := k.give(c); err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, unix.EPIPE) {
-			k.Log.Warn("could not hand sockets over", "err", err)
+			k.Log.Warn("cannot hand over sockets", "err", err)
 		}
 	}
 }
 
-// How often, and how many times in a row, no agent must answer at the path before it is taken back: a
-// starting agent is not there for a moment.
+// Interval and number of consecutive failed checks before the path is bound again: a starting agent does not answer for
+// a moment.
 const (
 	lookEvery = 300 * time.Millisecond
 	absences  = 4
 )
 
-// replaced returns nil when another agent took the path and has ended.
+// replaced returns nil when another agent has bound the path and ended.
 func (k *Keeper[S]) replaced(ctx context.Context, l *net.UnixListener, done <-chan error) error {
 	own, err := os.Stat(k.Path)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -300,7 +299,7 @@ func (k *Keeper[S]) replaced(ctx context.Context, l *net.UnixListener, done <-ch
 		case <-tick.C:
 		}
 		now, err := os.Stat(k.Path)
-		// inode numbers are used again
+		// Inode numbers are reused.
 		if own != nil && err == nil && os.SameFile(own, now) && own.ModTime().Equal(now.ModTime()) {
 			missed = 0
 			k.setSucceeded(false)

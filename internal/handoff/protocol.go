@@ -1,16 +1,16 @@
-// Package handoff is how the agent gives a child process its listening sockets and its state, over
-// a unix socket. DNS and the proxy use it; each adds its own state and its own sockets.
+// Package handoff passes listening sockets and state from the agent to a child process, over a unix socket. DNS and the
+// proxy use it; each adds its own state and sockets.
 //
-// The child says hello. The agent then sends the whole state, and after that what changes. The
-// sockets are descriptors in the same frames. The child may send reports.
+// The child sends hello. The agent then sends the complete state, and after that changes. The sockets are descriptors
+// in the same frames. The child may send reports.
 //
 // Invariants:
-//   - Each side checks the user at the other end (SO_PEERCRED) before it reads a frame.
-//   - A hello has the version of the protocol. Another version ends the connection: agent and child
-//     are containers of one pod, so the child runs on with what it knows until its own restart.
+//   - Each side checks the user of the peer (SO_PEERCRED) before it reads a frame.
+//   - A hello contains the version of the protocol. Another version ends the connection: agent and child
+//     are containers of one pod, so the child continues with its state until its own restart.
 //   - What the agent reads is bounded in bytes, descriptors and frames per second: the child reads
 //     hostile bytes, and may be captured.
-//   - A child without an agent goes on with what it has, and connects again.
+//   - A child without an agent continues with its state, and reconnects.
 //   - A slow child delays no other child: changes wait for it, merged by key.
 package handoff
 
@@ -22,36 +22,35 @@ import (
 
 // Protocol is one use of the hand-off. Both sides state the same one.
 type Protocol struct {
-	// Child names the child in logs and errors, as "dns server".
+	// Child names the child in logs and errors, such as "dns server".
 	Child string
-	// Version rises when the meaning of a frame does.
+	// Version is incremented when the meaning of a frame changes.
 	Version int
-	// PassesSockets says that the child's hello carries the descriptors of the sockets that it holds.
+	// PassesSockets means that the child's hello carries the descriptors of the sockets that it holds.
 	PassesSockets bool
-	// ReportBytes bounds a report. ReportPause is the least time between two: the agent reads no
-	// faster.
+	// ReportBytes bounds a report. ReportPause is the minimum interval between two: the agent reads no faster.
 	ReportBytes int
 	ReportPause time.Duration
 }
 
 // Bounds that all protocols share.
 const (
-	// helloWithin is how long a child that connected may be silent, and helloBytes bounds its hello.
+	// helloWithin is how long a new connection may be silent, and helloBytes bounds its hello.
 	helloWithin = 10 * time.Second
 	helloBytes  = 64 << 10
-	// writeWithin is how long the other side may take for a frame.
+	// writeWithin is how long the peer may take to read a frame.
 	writeWithin = 10 * time.Second
-	// retryAfter is when a socket that could not be opened is tried again.
+	// retryAfter is the interval of retries to open a socket.
 	retryAfter = time.Second
 )
 
-// Hello is what a child says first.
+// Hello is a child's first message.
 type Hello[S comparable] struct {
 	Version int `json:"version"`
-	// Holds are the sockets that the child has from an earlier agent. Where the protocol passes
-	// sockets, their descriptors are in the same frame, in this order.
+	// Holds are the sockets that the child has from an earlier agent. If the protocol passes sockets, their descriptors
+	// are in the same frame, in this order.
 	Holds []S `json:"holds,omitempty"`
-	// Known says that the child has state to answer by.
+	// Known means that the child has state to serve from.
 	Known bool `json:"known,omitempty"`
 }
 

@@ -5,8 +5,8 @@ import (
 	"maps"
 )
 
-// Value is a part of the state that is sent as a whole. The zero value is not known yet. It is guarded
-// by the feed's lock.
+// Value is a part of the state that is always sent completely. The zero value is unknown. It is guarded by the feed's
+// lock.
 type Value[T any] struct {
 	value    T
 	revision uint64
@@ -18,14 +18,14 @@ func (v *Value[T]) Set(value T) {
 	v.revision++
 }
 
-// Get is the value; false when it is not known.
+// Get returns the value; false if it is unknown.
 func (v *Value[T]) Get() (value T, known bool) { return v.value, v.revision > 0 }
 
-// Revision rises with each Set; 0 is not known.
+// Revision increases with each Set; 0 means unknown.
 func (v *Value[T]) Revision() uint64 { return v.revision }
 
-// Next is the value if the child with that mark lacks it, and advances the mark. What the agent does
-// not know yet, a child keeps from before.
+// Next returns the value if the child with that mark lacks it, and advances the mark. While a value is unknown, a child
+// keeps an earlier agent's.
 func (v *Value[T]) Next(told *uint64) (value T, lacks bool) {
 	if v.revision == *told {
 		return value, false
@@ -34,30 +34,29 @@ func (v *Value[T]) Next(told *uint64) (value T, lacks bool) {
 	return v.value, true
 }
 
-// Table is a part of the state by key: sent whole to a new child, and then by changed keys. The zero
-// value is not known yet. It is guarded by the feed's lock.
+// Table is a part of the state by key: it is sent completely to a new child, and then by changed keys. The zero value
+// is unknown. It is guarded by the feed's lock.
 type Table[K comparable, V any] struct {
 	have    map[K]V
 	known   bool
 	cursors map[*Cursor[K, V]]struct{}
 }
 
-// Cursor is how much of a table one child has.
+// Cursor is a child's position in the changes of a table.
 type Cursor[K comparable, V any] struct {
 	table *Table[K, V]
-	whole bool // the child lacks the whole
+	whole bool // the child lacks the complete table
 	dirty map[K]struct{}
 }
 
-// Delta is a change of a table. Whole says that Set is all there is.
+// Delta is a change of a table. Whole means that Set is the complete table.
 type Delta[K comparable, V any] struct {
 	Whole   bool    `json:"whole,omitempty"`
 	Set     map[K]V `json:"set,omitempty"`
 	Deleted []K     `json:"deleted,omitempty"`
 }
 
-// Replace makes the plans all that the table has. Children get every key again: the caller could not
-// say what changed.
+// Replace replaces the complete table. Children get every key again, because the changes are unknown.
 func (t *Table[K, V]) Replace(plans map[K]V) {
 	for k := range t.have {
 		if _, stays := plans[k]; !stays {
@@ -96,19 +95,19 @@ func (t *Table[K, V]) touch(k K) {
 	}
 }
 
-// Known says that Replace was called.
+// Known reports whether Replace was called.
 func (t *Table[K, V]) Known() bool { return t.known }
 
-// Get is what a key has.
+// Get returns the value of a key.
 func (t *Table[K, V]) Get(k K) (V, bool) {
 	v, ok := t.have[k]
 	return v, ok
 }
 
-// All yields the keys and what they have.
+// All yields the keys and their values.
 func (t *Table[K, V]) All() iter.Seq2[K, V] { return maps.All(t.have) }
 
-// Cursor makes that of a child that has nothing of the table. Close ends it.
+// Cursor returns one for a child that has nothing of the table. Close ends it.
 func (t *Table[K, V]) Cursor() *Cursor[K, V] {
 	c := &Cursor[K, V]{table: t, whole: true, dirty: map[K]struct{}{}}
 	if t.cursors == nil {
@@ -121,14 +120,14 @@ func (t *Table[K, V]) Cursor() *Cursor[K, V] {
 // Close ends the use of the cursor.
 func (c *Cursor[K, V]) Close() { delete(c.table.cursors, c) }
 
-// LacksWhole says that the child has nothing of the table yet.
+// LacksWhole reports whether the child has nothing of the table yet.
 func (c *Cursor[K, V]) LacksWhole() bool { return c.whole }
 
-// Pending says that changes wait for the child.
+// Pending reports whether the child lacks changes.
 func (c *Cursor[K, V]) Pending() bool { return c.whole || len(c.dirty) > 0 }
 
-// Next takes what the child lacks, and nil when that is nothing. hold, if not nil, keeps a change back
-// for a later call; it gets the new value, nil for a deletion. The whole is never kept back.
+// Next returns what the child lacks; nil if nothing. hold, if not nil, defers a change to a later call; it gets the new
+// value, nil for a deletion. The complete table is never deferred.
 func (c *Cursor[K, V]) Next(hold func(K, *V) bool) *Delta[K, V] {
 	switch {
 	case !c.table.known:

@@ -10,7 +10,7 @@ import (
 // Idle sends nothing, and waits until the server closes the connection.
 func Idle(_ context.Context, c net.Conn) error { return drain(c) }
 
-// Partial sends what begins a message and never ends it.
+// Partial sends the start of a message and never completes it.
 func Partial(begin []byte) func(context.Context, net.Conn) error {
 	return func(_ context.Context, c net.Conn) error {
 		if _, err := c.Write(begin); err != nil {
@@ -20,7 +20,7 @@ func Partial(begin []byte) func(context.Context, net.Conn) error {
 	}
 }
 
-// Slow sends a message again and again, a byte at a time.
+// Slow sends a message repeatedly, a byte at a time.
 func Slow(message []byte, every time.Duration) func(context.Context, net.Conn) error {
 	return func(ctx context.Context, c net.Conn) error {
 		go func() { _ = drain(c) }()
@@ -39,8 +39,8 @@ func Slow(message []byte, every time.Duration) func(context.Context, net.Conn) e
 	}
 }
 
-// Bytes sends begin, and then chunk again and again as fast as the server takes it. What the
-// server sends is read where read is true; else its answers pile up.
+// Bytes sends begin, and then chunk repeatedly, as fast as the server accepts it. It reads the server's answers only if
+// read is true; otherwise they accumulate.
 func Bytes(begin, chunk []byte, read bool) func(context.Context, net.Conn) error {
 	return func(_ context.Context, c net.Conn) error {
 		if read {

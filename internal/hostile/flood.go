@@ -1,8 +1,7 @@
-// Package hostile holds what tests of listeners share: floods of clients that misbehave, a meter
-// of a process's memory and descriptors, and a well-behaved client that asks meanwhile.
+// Package hostile contains what tests of listeners share: floods of misbehaving clients, a meter of a process's memory
+// and descriptors, and a well-behaved client that runs at the same time.
 //
-// A flood keeps its number of connections: one that the server closes is opened anew. Everything
-// ends with the test.
+// A flood keeps its number of connections: it replaces those that the server closes. Everything ends with the test.
 package hostile
 
 import (
@@ -19,30 +18,30 @@ import (
 
 // Bounds of a flood.
 const (
-	// dialers open connections at a time; each has a thread in the flood's namespace.
+	// dialers open connections concurrently; each has a thread in the flood's namespace.
 	dialers = 8
 	// dialPatience bounds the wait for one connection.
 	dialPatience = 2 * time.Second
-	// redialAfter a connection has ended, the next one is opened in its place.
+	// redialAfter is the pause before a closed connection is replaced.
 	redialAfter = 20 * time.Millisecond
 )
 
 // Flood is many connections to one listener. Set its fields, then call Start.
 type Flood struct {
-	// NS is where the clients are; nil is the namespace of the test.
+	// NS is the namespace of the clients; nil for the namespace of the test.
 	NS *testnet.NS
-	// Network is "tcp" when it is empty; "udp" and "unix" are allowed.
+	// Network is "tcp" if empty; "udp" and "unix" are allowed.
 	Network string
-	// Target is what is connected to, "10.7.0.1:53".
+	// Target is the address to connect to, such as "10.7.0.1:53".
 	Target string
-	// Sources are the clients' addresses, used in turn; none is the kernel's choice.
+	// Sources are the clients' addresses, used in turn; empty for the kernel's choice.
 	Sources []netip.Addr
-	// Connections are kept open at a time.
+	// Connections is the number that is kept open.
 	Connections int
 	// Once opens each connection only once.
 	Once bool
-	// Do is what a client does with its connection, until ctx ends: Idle, Partial, Slow, Bytes, or
-	// the test's own.
+	// Do is what a client does with its connection, until ctx ends: Idle, Partial, Slow, Bytes, or the test's own
+	// function.
 	Do func(ctx context.Context, c net.Conn) error
 
 	open, opened, closed, failed, sent atomic.Int64
@@ -98,7 +97,7 @@ func (f *Flood) dialAll(ctx context.Context, wg *sync.WaitGroup, slots chan int)
 				select {
 				case <-ctx.Done():
 				case <-time.After(redialAfter):
-					slots <- i // there is room for every slot
+					slots <- i // the channel has room for every slot
 				}
 			})
 		}
@@ -122,7 +121,7 @@ func (f *Flood) dial(ctx context.Context, i int) (net.Conn, error) {
 	return d.DialContext(ctx, network, f.Target)
 }
 
-// use does what the clients do, with the connection closed when the flood ends.
+// use runs the clients, and closes the connection when the flood ends.
 func (f *Flood) use(ctx context.Context, c net.Conn) {
 	f.open.Add(1)
 	f.opened.Add(1)
@@ -134,11 +133,11 @@ func (f *Flood) use(ctx context.Context, c net.Conn) {
 			f.closed.Add(1)
 		}
 		if t, ok := c.(*net.TCPConn); ok {
-			_ = t.SetLinger(0) // a flood leaves no ports behind in TIME_WAIT
+			_ = t.SetLinger(0) // leave no ports in TIME_WAIT
 		}
 		c.Close()
 	}()
-	_ = f.Do(ctx, counted{c, &f.sent}) // that the server closes it is what is tested
+	_ = f.Do(ctx, counted{c, &f.sent}) // the server is expected to close it
 }
 
 // counted counts what is sent.
@@ -153,17 +152,17 @@ func (c counted) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// Open is how many connections are open now, as their clients see it.
+// Open returns the number of open connections, from the clients' side.
 func (f *Flood) Open() int { return int(f.open.Load()) }
 
-// Opened is how many connections there were.
+// Opened returns the number of connections so far.
 func (f *Flood) Opened() int { return int(f.opened.Load()) }
 
-// Closed is how many of them the server ended.
+// Closed returns how many of them the server closed.
 func (f *Flood) Closed() int { return int(f.closed.Load()) }
 
-// Failed is how many could not be opened.
+// Failed returns how many could not be opened.
 func (f *Flood) Failed() int { return int(f.failed.Load()) }
 
-// Sent is how many bytes the kernel took from the clients.
+// Sent returns how many bytes the kernel accepted from the clients.
 func (f *Flood) Sent() int64 { return f.sent.Load() }

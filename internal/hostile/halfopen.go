@@ -12,8 +12,8 @@ import (
 	"wayleave.dev/internal/testnet"
 )
 
-// HalfOpen sends n SYN segments over IPv4 to a listener, from drawn addresses and ports of a
-// prefix, and never answers. Nobody must have the addresses, or their hosts reset the connections.
+// HalfOpen sends n SYN segments over IPv4 to a listener, from random addresses and ports of a prefix, and never
+// answers. No host may have the addresses, otherwise it resets the connections.
 func HalfOpen(t testing.TB, ns *testnet.NS, from netip.Prefix, target netip.AddrPort, n int) {
 	t.Helper()
 	ns.Must(func() error {
@@ -32,14 +32,14 @@ func HalfOpen(t testing.TB, ns *testnet.NS, from netip.Prefix, target netip.Addr
 	})
 }
 
-// drawn is an address of a prefix of IPv4.
+// drawn returns a random address of an IPv4 prefix.
 func drawn(p netip.Prefix) netip.Addr {
 	a := binary.BigEndian.Uint32(p.Masked().Addr().AsSlice())
 	a |= rand.Uint32() & (1<<(32-p.Bits()) - 1)
 	return netip.AddrFrom4([4]byte(binary.BigEndian.AppendUint32(nil, a)))
 }
 
-// syn is a packet of 40 bytes; the kernel writes the checksum of its IP header.
+// syn returns a packet of 40 bytes; the kernel writes the checksum of its IP header.
 func syn(from netip.Addr, to netip.AddrPort) []byte {
 	b := make([]byte, 40)
 	b[0], b[8], b[9] = 0x45, 64, unix.IPPROTO_TCP

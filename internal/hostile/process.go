@@ -10,13 +10,13 @@ import (
 	"time"
 )
 
-// Resident is the memory that a process has now, in bytes (VmRSS).
+// Resident returns the current memory of a process, in bytes (VmRSS).
 func Resident(t testing.TB, pid int) int64 { return memory(t, pid, "VmRSS:") }
 
-// Peak is the most memory that a process ever had, or has had since ResetPeak, in bytes (VmHWM).
+// Peak returns the maximum memory of a process since its start or since ResetPeak, in bytes (VmHWM).
 func Peak(t testing.TB, pid int) int64 { return memory(t, pid, "VmHWM:") }
 
-// ResetPeak has Peak begin at what the process has now.
+// ResetPeak resets Peak to the current memory.
 func ResetPeak(t testing.TB, pid int) {
 	t.Helper()
 	if err := os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", pid), []byte("5"), 0); err != nil {
@@ -28,7 +28,7 @@ func memory(t testing.TB, pid int, field string) int64 {
 	t.Helper()
 	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
-		t.Fatalf("the process is gone: %v", err)
+		t.Fatalf("the process has ended: %v", err)
 	}
 	for line := range strings.Lines(string(raw)) {
 		if rest, ok := strings.CutPrefix(line, field); ok {
@@ -43,17 +43,17 @@ func memory(t testing.TB, pid int, field string) int64 {
 	return 0
 }
 
-// Descriptors is how many files a process has open.
+// Descriptors returns how many files a process has open.
 func Descriptors(t testing.TB, pid int) int {
 	t.Helper()
 	list, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
 	if err != nil {
-		t.Fatalf("the process is gone: %v", err)
+		t.Fatalf("the process has ended: %v", err)
 	}
 	return len(list)
 }
 
-// Client is a well-behaved client that asks again and again.
+// Client is a well-behaved client that sends requests repeatedly.
 type Client struct {
 	mu            sync.Mutex
 	asked, failed int
@@ -61,8 +61,7 @@ type Client struct {
 	last          error
 }
 
-// Ask starts a client; stop ends it and waits for its last request. It ends with the test at the
-// latest.
+// Ask starts a client; stop ends it and waits for its last request. It ends with the test at the latest.
 func Ask(t testing.TB, every time.Duration, ask func() error) (c *Client, stop func()) {
 	c = &Client{}
 	end, done := make(chan struct{}), make(chan struct{})
@@ -94,14 +93,14 @@ func (c *Client) count(err error, took time.Duration) {
 	}
 }
 
-// Counts are the requests so far, those that failed, and the last error.
+// Counts returns the number of requests, the number of failures, and the last error.
 func (c *Client) Counts() (asked, failed int, last error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.asked, c.failed, c.last
 }
 
-// Slowest is the longest time that a request took.
+// Slowest returns the longest time of a request.
 func (c *Client) Slowest() time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()

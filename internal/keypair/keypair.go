@@ -1,9 +1,9 @@
-// Package keypair reads a certificate with its key as they are in Secrets: PEM of many programs, with text beside,
-// old names of blocks and certificates that Go's own reader refuses.
+// Package keypair parses a certificate with its key as found in Secrets: PEM of many programs, with extra text, old
+// names of blocks and certificates that Go's own parser refuses.
 //
 // Invariants:
-//   - What is read was bounded before: the number and size of certificates, and the size of the key.
-//   - The key is the first certificate's.
+//   - Input is bounded before it is parsed: the number and size of certificates, and the size of the key.
+//   - The key belongs to the first certificate.
 package keypair
 
 import (
@@ -23,8 +23,8 @@ import (
 	"strings"
 )
 
-// Bounds of what a Secret may hold. OpenSSL's clients take chains of up to 100 KiB. A handshake with a key of 8,192
-// bits costs tens of milliseconds, which every client can ask for.
+// Bounds of a Secret's content. OpenSSL's clients accept chains of up to 100 KiB. A handshake with a key of 8,192 bits
+// costs tens of milliseconds, and every client can cause it.
 const (
 	MaxCertificates = 32
 	MaxChain        = 96 << 10 // bytes of all certificates
@@ -33,10 +33,10 @@ const (
 	MaxRSA          = 8192
 )
 
-// Parse reads certificates and a private key in PEM. The leaf is the first certificate that the key belongs to; its
-// issuers follow in their order, wherever they were. Leaf has what is known of a certificate that Go's reader refuses:
-// its names, its time and its public key. A leaf without alternative names has its common name as one.
-// An error says what is wrong in words for the Secret's owner.
+// Parse parses certificates and a private key in PEM. The leaf is the first certificate that the key belongs to; its
+// issuers follow in their order, wherever they were. For a certificate that Go's parser refuses, Leaf contains its
+// names, its validity and its public key. A leaf without alternative names gets its common name as one. The error
+// explains the fault to the Secret's owner.
 func Parse(chain, key []byte) (*tls.Certificate, error) {
 	list, err := certificates(chain)
 	if err != nil {
@@ -56,7 +56,7 @@ func Parse(chain, key []byte) (*tls.Certificate, error) {
 	return &tls.Certificate{Certificate: ordered(list, at), PrivateKey: private, Leaf: leaf}, nil
 }
 
-// EncodeKey is the PEM block of the key that Parse reads from a text; nil when there is none.
+// EncodeKey returns the PEM block of the key that Parse finds in a text; nil if there is none.
 func EncodeKey(key []byte) []byte {
 	if b := keyBlock(key); b != nil {
 		return pem.EncodeToMemory(b)
@@ -64,7 +64,7 @@ func EncodeKey(key []byte) []byte {
 	return nil
 }
 
-// certificates are the DER of all blocks with one.
+// certificates returns the DER of all certificate blocks.
 func certificates(text []byte) (list [][]byte, err error) {
 	text = bytes.TrimPrefix(text, byteOrderMark)
 	size, others := 0, []string(nil)
@@ -81,9 +81,9 @@ func certificates(text []byte) (list [][]byte, err error) {
 		}
 		var whole asn1.RawValue
 		rest, err := asn1.Unmarshal(b.Bytes, &whole)
-		// OpenSSL's own form has settings of trust behind the certificate.
+		// OpenSSL's own form has trust settings after the certificate.
 		if err != nil || len(rest) > 0 && b.Type != "TRUSTED CERTIFICATE" {
-			return nil, fmt.Errorf("certificate %d is not whole", len(list)+1)
+			return nil, fmt.Errorf("certificate %d is truncated or has extra bytes", len(list)+1)
 		}
 		list = append(list, whole.FullBytes)
 		if size += len(whole.FullBytes); len(list) > MaxCertificates || size > MaxChain {
@@ -99,10 +99,10 @@ func certificates(text []byte) (list [][]byte, err error) {
 	return nil, errors.New("no block CERTIFICATE in PEM")
 }
 
-// byteOrderMark is what some editors put before a file of UTF-8.
+// byteOrderMark is what some editors write at the start of a UTF-8 file.
 var byteOrderMark = []byte("\ufeff")
 
-// keyBlock is the first block with a private key; nil when there is none.
+// keyBlock returns the first block with a private key; nil if there is none.
 func keyBlock(text []byte) *pem.Block {
 	text = bytes.TrimPrefix(text, byteOrderMark)
 	for {
@@ -114,7 +114,7 @@ func keyBlock(text []byte) *pem.Block {
 	}
 }
 
-// signer is what all private keys of crypto/tls are.
+// signer is implemented by all private keys of crypto/tls.
 type signer interface {
 	crypto.Signer
 	Equal(crypto.PrivateKey) bool
@@ -126,7 +126,7 @@ func privateKey(text []byte) (signer, error) {
 	case b == nil:
 		return nil, errors.New("no block PRIVATE KEY in PEM")
 	case b.Type == "ENCRYPTED PRIVATE KEY", strings.Contains(b.Headers["Proc-Type"], "ENCRYPTED"):
-		return nil, errors.New("the private key is encrypted, and nobody knows its passphrase")
+		return nil, errors.New("the private key is encrypted, which is not supported")
 	case len(b.Bytes) > maxKey:
 		return nil, fmt.Errorf("the private key has more than %d bytes", maxKey)
 	}
@@ -137,21 +137,21 @@ func privateKey(text []byte) (signer, error) {
 	switch k := key.(type) {
 	case *rsa.PrivateKey:
 		if n := k.N.BitLen(); n < MinRSA || n > MaxRSA {
-			return nil, fmt.Errorf("the RSA key has %d bits; %d to %d are allowed", n, MinRSA, MaxRSA)
+			return nil, fmt.Errorf("the RSA key has %d bits; allowed: %d to %d", n, MinRSA, MaxRSA)
 		}
 		return k, nil
 	case *ecdsa.PrivateKey:
 		if k.Curve != elliptic.P256() && k.Curve != elliptic.P384() && k.Curve != elliptic.P521() {
-			return nil, fmt.Errorf("the key's curve is %s; P-256, P-384 and P-521 are allowed", k.Curve.Params().Name)
+			return nil, fmt.Errorf("the key's curve is %s; allowed: P-256, P-384, P-521", k.Curve.Params().Name)
 		}
 		return k, nil
 	case ed25519.PrivateKey:
 		return k, nil
 	}
-	return nil, fmt.Errorf("a private key of type %T; RSA, ECDSA and Ed25519 are allowed", key)
+	return nil, fmt.Errorf("a private key of type %T; allowed: RSA, ECDSA, Ed25519", key)
 }
 
-// parseKey reads a key as its block is called, or else as one of the other forms: names of blocks are mixed up.
+// parseKey parses a key by the name of its block, otherwise in one of the other forms: names of blocks are often wrong.
 func parseKey(b *pem.Block) (key any, err error) {
 	pkcs8 := func() (any, error) { return x509.ParsePKCS8PrivateKey(b.Bytes) }
 	pkcs1 := func() (any, error) { return x509.ParsePKCS1PrivateKey(b.Bytes) }
@@ -196,8 +196,8 @@ func leafOf(list [][]byte, key signer) (leaf *x509.Certificate, at int, err erro
 	return nil, 0, errors.New("the private key does not match any of the certificates")
 }
 
-// ordered begins with the leaf, then its issuers; what belongs to no issuer keeps its place behind them. A chain that
-// begins with its leaf stays as it is.
+// ordered returns the leaf, then its issuers; other certificates follow in their order. A chain that begins with its
+// leaf stays unchanged.
 func ordered(list [][]byte, leaf int) [][]byte {
 	if leaf == 0 {
 		return list

@@ -12,8 +12,8 @@ import (
 	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// parse reads a certificate; one that Go's reader refuses as far as a server needs it. A server sends a certificate
-// as it is: what is odd in it is for clients to judge.
+// parse parses a certificate; one that Go's parser refuses only as far as a server needs. A server sends a certificate
+// unchanged: clients decide about its oddities.
 func parse(der []byte) (*x509.Certificate, error) {
 	c, err := x509.ParseCertificate(der)
 	if err == nil && c.PublicKey != nil {
@@ -29,14 +29,14 @@ func parse(der []byte) (*x509.Certificate, error) {
 	return nil, err
 }
 
-// parts are pieces of a certificate (RFC 5280, 4.1), as they are encoded.
+// parts are encoded pieces of a certificate (RFC 5280, 4.1).
 type parts struct {
 	issuer, subject, key cryptobyte.String
 	validity             cryptobyte.String // without its own tag
 	extensions           cryptobyte.String // the list of them, without tags; may be empty
 }
 
-// partsOf takes a certificate apart, and looks at nothing that it does not need.
+// partsOf splits a certificate, and ignores the pieces that it does not need.
 func partsOf(der []byte) (p parts, ok bool) {
 	const sequence = cbasn1.SEQUENCE
 	in := cryptobyte.String(der)
@@ -87,7 +87,7 @@ func parseLenient(der []byte) (*x509.Certificate, error) {
 // subjectAltName is the extension's identifier (RFC 5280, 4.2.1.6).
 var subjectAltName = asn1.ObjectIdentifier{2, 5, 29, 17}
 
-// dnsNames are the names in an extension subjectAltName, as far as they can be read.
+// dnsNames returns the names in an extension subjectAltName, as far as they can be parsed.
 func dnsNames(extensions cryptobyte.String) (list []string) {
 	for !extensions.Empty() {
 		var one, value, names, name cryptobyte.String
@@ -113,7 +113,7 @@ func dnsNames(extensions cryptobyte.String) (list []string) {
 	return list
 }
 
-// names are a certificate's subject and issuer, as they are encoded.
+// names are a certificate's encoded subject and issuer.
 func names(der []byte) (subject, issuer []byte, ok bool) {
 	p, ok := partsOf(der)
 	return p.subject, p.issuer, ok

@@ -13,14 +13,14 @@ import (
 	"strings"
 )
 
-// files are those of /proc/net that Read wants.
+// files are those of /proc/net that Read reads.
 var files = map[string]func(fields []string) (Socket, bool, error){
 	"tcp": stream, "tcp6": stream, "udp": datagram, "udp6": datagram, "raw": raw, "raw6": raw, "packet": packet,
 	"unix": unixSocket,
 }
 
-// Read lists the sockets of the network namespace that dir, a /proc/…/net, is of: those that listen, and those
-// that take datagrams of everybody. Unix sockets without a path are left out.
+// Read lists the sockets of the network namespace of dir, a /proc/…/net: listening sockets, and datagram sockets that
+// are not connected. Unix sockets without a path are left out.
 func Read(dir string) ([]Socket, error) {
 	texts := map[string]string{}
 	for name := range files {
@@ -33,7 +33,7 @@ func Read(dir string) ([]Socket, error) {
 	return Sockets(texts)
 }
 
-// Sockets reads the texts of the files tcp, tcp6, udp, udp6, raw, raw6, packet and unix of /proc/net.
+// Sockets parses the files tcp, tcp6, udp, udp6, raw, raw6, packet and unix of /proc/net.
 func Sockets(texts map[string]string) ([]Socket, error) {
 	var all []Socket
 	for name, text := range texts {
@@ -59,7 +59,7 @@ func Sockets(texts map[string]string) ([]Socket, error) {
 	return all, nil
 }
 
-// column is a field, or "" when there are not so many.
+// column returns a field, or "" if there are fewer.
 func column(fields []string, n int) string {
 	if n < len(fields) {
 		return fields[n]
@@ -67,7 +67,7 @@ func column(fields []string, n int) string {
 	return ""
 }
 
-// Own are the sockets that a process of the PID namespace of proc, "/proc", has open.
+// Own returns the inodes of the open sockets of all processes in proc, "/proc".
 func Own(proc string, sockets []Socket) ([]Socket, error) {
 	links, err := filepath.Glob(filepath.Join(proc, "[0-9]*", "fd", "*"))
 	if err != nil {
@@ -77,7 +77,7 @@ func Own(proc string, sockets []Socket) ([]Socket, error) {
 	for _, l := range links {
 		to, err := os.Readlink(l)
 		if err != nil {
-			continue // it was closed meanwhile
+			continue // closed meanwhile
 		}
 		if inode, ok := strings.CutPrefix(to, "socket:["); ok {
 			open[strings.TrimSuffix(inode, "]")] = true
@@ -88,7 +88,7 @@ func Own(proc string, sockets []Socket) ([]Socket, error) {
 
 var errShort = errors.New("too few columns")
 
-// inet reads "sl local remote state …".
+// inet parses "sl local remote state …".
 func inet(kind string, fields []string, listens string) (Socket, bool, error) {
 	if len(fields) < 4 {
 		return Socket{}, false, errShort
@@ -97,11 +97,11 @@ func inet(kind string, fields []string, listens string) (Socket, bool, error) {
 	return Socket{Kind: kind, Addr: addr, Inode: column(fields, 9)}, fields[3] == listens, err
 }
 
-// The states TCP_LISTEN and, of a datagram socket that is not connected, TCP_CLOSE.
+// The states TCP_LISTEN and, for a datagram socket that is not connected, TCP_CLOSE.
 func stream(f []string) (Socket, bool, error)   { return inet("tcp", f, "0A") }
 func datagram(f []string) (Socket, bool, error) { return inet("udp", f, "07") }
 
-// raw sockets have their protocol where others have a port. One that is connected hears one address only.
+// Raw sockets have their protocol in place of a port. A connected one receives only from one address.
 func raw(f []string) (Socket, bool, error) {
 	s, listens, err := inet("raw", f, "07")
 	s.Name, s.Addr = protocol(s.Addr.Port()), netip.AddrPort{}
@@ -115,12 +115,12 @@ func protocol(n uint16) string {
 	case 58:
 		return "icmpv6"
 	case 255:
-		return "send-only" // IPPROTO_RAW hears nothing
+		return "send-only" // IPPROTO_RAW receives nothing
 	}
 	return strconv.Itoa(int(n))
 }
 
-// packet reads "sk ref type protocol …".
+// packet parses "sk ref type protocol …".
 func packet(f []string) (Socket, bool, error) {
 	if len(f) < 4 {
 		return Socket{}, false, errShort
@@ -135,7 +135,7 @@ func packet(f []string) (Socket, bool, error) {
 	return Socket{Kind: "packet", Name: name, Inode: column(f, 8)}, name != "0000", nil
 }
 
-// unixSocket reads "num ref protocol flags type state inode path"; flag 0x10000 is that of one that accepts.
+// unixSocket parses "num ref protocol flags type state inode path"; flag 0x10000 means that it accepts connections.
 func unixSocket(f []string) (Socket, bool, error) {
 	if len(f) < 7 {
 		return Socket{}, false, errShort
@@ -147,7 +147,7 @@ func unixSocket(f []string) (Socket, bool, error) {
 	return Socket{Kind: "unix", Name: f[7], Inode: f[6]}, flags&0x10000 != 0, err
 }
 
-// address reads what the kernel prints of an address, words of the machine's byte order, and a port.
+// address parses the kernel's text of an address, words in the machine's byte order, and a port.
 func address(text string) (netip.AddrPort, error) {
 	words, port, _ := strings.Cut(text, ":")
 	b, err := hex.DecodeString(words)

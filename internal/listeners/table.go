@@ -1,6 +1,5 @@
-// Package listeners compares what listens on a node with the table of docs/security.md: a socket that the table lacks
-// is
-// an error, and so is a row that nothing listens on.
+// Package listeners compares the listening sockets of a node with the table of docs/security.md: a socket without a row
+// is an error, and so is a row without a socket.
 package listeners
 
 import (
@@ -15,22 +14,22 @@ import (
 type Row struct {
 	// Kind is tcp, udp, packet, raw or unix.
 	Kind string
-	// Host is "*" for all addresses, "loopback", or a word for an address of the node; of packet and raw sockets it is
-	// the protocol, of unix sockets the path.
+	// Host is "*" for all addresses, "loopback", or a word for an address of the node; for packet and raw sockets it is
+	// the protocol, for unix sockets the path.
 	Host string
-	// Ports are the first and the last one, of tcp and udp.
+	// Ports are the first and the last one, for tcp and udp.
 	Ports [2]uint16
-	// Cells are the columns as they are written, the first one included.
+	// Cells are the columns as written, including the first one.
 	Cells []string
 }
 
-// String is the first column.
+// String returns the first column.
 func (r Row) String() string { return r.Cells[0] }
 
 // columns of the table.
 const columns = 7
 
-// Parse reads the table under the heading "## Listeners" of a page. Each row has columns: listener, process, user, who
+// Parse parses the table under the heading "## Listeners" of a page. Each row has columns: listener, process, user, who
 // may connect, what is held before admission, time-outs, the test that floods it.
 func Parse(page string) ([]Row, error) {
 	_, section, ok := strings.Cut(page, "\n## Listeners\n")
@@ -63,7 +62,7 @@ func Parse(page string) ([]Row, error) {
 	return rows, nil
 }
 
-// parseRow reads "`tcp *:10256`", "`tcp *:30000-32767`", "`packet arp`", "`unix /path`".
+// parseRow parses "`tcp *:10256`", "`tcp *:30000-32767`", "`packet arp`", "`unix /path`".
 func parseRow(cells []string) (Row, error) {
 	text := strings.Trim(cells[0], "`")
 	kind, where, _ := strings.Cut(text, " ")
@@ -91,7 +90,7 @@ func parseRow(cells []string) (Row, error) {
 	return row, nil
 }
 
-// Allows says whether the row is about the socket.
+// Allows reports whether the row describes the socket.
 func (r Row) Allows(s Socket) bool {
 	if r.Kind != s.Kind {
 		return false
@@ -113,7 +112,7 @@ func (r Row) Allows(s Socket) bool {
 	}
 }
 
-// Compare gives the sockets that no row allows, and the rows that no socket is of.
+// Compare returns the sockets without a row, and the rows without a socket.
 func Compare(rows []Row, sockets []Socket) (unknown []Socket, missing []Row) {
 	used := make([]bool, len(rows))
 	for _, s := range sockets {
@@ -135,18 +134,19 @@ func Compare(rows []Row, sockets []Socket) (unknown []Socket, missing []Row) {
 	return unknown, missing
 }
 
-// Socket is one that takes what others send.
+// Socket is one that receives from others.
 type Socket struct {
 	// Kind is as in Row.
 	Kind string
-	// Addr is that of tcp and udp; Name is the protocol of packet and raw sockets, and the path of unix sockets.
+	// Addr is that of tcp and udp sockets; Name is the protocol of packet and raw sockets, and the path of unix
+	// sockets.
 	Addr netip.AddrPort
 	Name string
-	// Inode tells which descriptors are of it, see Own. It is empty where the kernel did not print it.
+	// Inode identifies the descriptors of the socket, see Own. It is empty if the kernel did not print it.
 	Inode string
 }
 
-// String is like the first column of the table.
+// String returns the socket in the form of the table's first column.
 func (s Socket) String() string {
 	if s.Addr.IsValid() {
 		return s.Kind + " " + s.Addr.String()
@@ -154,7 +154,7 @@ func (s Socket) String() string {
 	return s.Kind + " " + s.Name
 }
 
-// ParseSocket reads what String writes.
+// ParseSocket parses the result of String.
 func ParseSocket(text string) (Socket, error) {
 	kind, rest, _ := strings.Cut(text, " ")
 	s := Socket{Kind: kind}

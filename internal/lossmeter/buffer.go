@@ -7,11 +7,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// room is for what comes while the machine lets us wait: an overflow of our own socket
-// would count as a loss of the network. It is many seconds of datagrams.
+// room is the buffer for datagrams that arrive while this process has no CPU: an overflow of its own socket would count
+// as a loss of the network. It holds many seconds of datagrams.
 const room = 16 << 20
 
-// makeRoom gives a socket that much, where it may have it.
+// makeRoom sets a socket's buffer to room, if permitted.
 func makeRoom(conn any) {
 	c, ok := conn.(syscall.Conn)
 	if !ok {
@@ -27,6 +27,6 @@ func makeRoom(conn any) {
 			unix.SO_RCVBUFFORCE, room)
 	})
 	if u, ok := conn.(*net.UDPConn); ok && (err != nil || forced != nil) {
-		_ = u.SetReadBuffer(room) // without the right to force it: as much as is allowed
+		_ = u.SetReadBuffer(room) // without the capability to force it: as much as is permitted
 	}
 }

@@ -1,22 +1,21 @@
-// Package lossmeter counts what a disturbance costs: it keeps several kinds of
-// traffic going and says how much of each was lost. It is the judge of every
-// claim that a restart, an upgrade or a change drops nothing.
+// Package lossmeter measures what a disturbance costs: it keeps several kinds of traffic running and counts what is
+// lost. It checks every claim that a restart, an upgrade or a change drops nothing.
 //
 // Kinds of traffic:
 //   - udp: numbered datagrams at a fixed rate over one flow, echoed by the server;
-//   - tcp: open connections with a numbered message under way at all times; a
+//   - tcp: open connections that always have a numbered message in flight; a
 //     reset, a closed connection or a message that takes too long is a loss.
-//     TCP repairs single lost packets: these show as Retransmits, and are a loss where
+//     TCP repairs single lost packets: these show as Retransmits, and are a loss if
 //     the repair took a second;
 //   - datagram: new UDP flows of one datagram each, echoed, one try each;
-//   - connect: new TCP connections, each with one message there and back;
-//   - dns: queries of one name, time-out as a resolver's; the first try counts, and what a
-//     second one from another port does not get either is counted beside it;
+//   - connect: new TCP connections, each with one message and its echo;
+//   - dns: queries for one name, with a resolver's time-out; the first try counts, and what a
+//     second one from another port does not get either is counted separately;
 //   - http: new GET requests, keep-alive off, any status but 200 is a loss.
 //
-// A lost packet is told from a late answer: nobody repeats a datagram, so that more time
-// does not bring it back, and TCP knows of each socket what it had to send again. What is
-// merely late, on a machine with more to do than it can, is not lost; see slowest.
+// A lost packet is distinguished from a late answer: datagrams are never sent again, so more time does not bring them
+// back, and TCP knows for each socket what it sent again. What is merely late, on an overloaded machine, is not lost;
+// see slowest.
 package lossmeter
 
 import (
@@ -34,24 +33,23 @@ import (
 )
 
 const (
-	// patience is how long an answer may take before it counts as lost, by default: as long
-	// as the C library's resolver waits.
+	// patience is the default time after which an answer counts as lost: as long as the C library's resolver waits.
 	patience = 5 * time.Second
-	// repair is how long an answer may take whose connection sent something again: the
-	// first packet of a connection is sent again after a second.
+	// repair is how long an answer may take if its connection retransmitted: the first packet of a connection is sent
+	// again after a second.
 	repair = time.Second
 )
 
-// Dial connects to a target; in tests from within a namespace.
+// Dial connects to a target; tests dial from within a namespace.
 type Dial func(network, addr string, timeout time.Duration) (net.Conn, error)
 
 // Probe is one kind of traffic to one target.
 type Probe struct {
 	Kind   string // udp, tcp, datagram, connect, dns or http
 	Target string // host:port; for dns "server:port/name."; for http "host:port/path"
-	// Rate is in messages per second, 0 for the kind's default.
+	// Rate is in messages per second; 0 for the kind's default.
 	Rate int
-	// Patience is how long an answer may take before it counts as lost, 0 for 5 s.
+	// Patience is the time after which an answer counts as lost; 0 for 5 s.
 	Patience time.Duration
 }
 
@@ -63,20 +61,20 @@ type Count struct {
 	Lost   int64  `json:"lost"`
 	// Unanswered is how many of those lost were lost at a second try, too; dns only.
 	Unanswered int64 `json:"unanswered,omitempty"`
-	// Slowest is the longest time that an answer took, in milliseconds.
+	// Slowest is the longest time of an answer, in milliseconds.
 	Slowest int64 `json:"slowestMs"`
-	// First is the first loss in words, with its time since the start.
+	// First describes the first loss, with its time since the start.
 	First string `json:"first,omitempty"`
 }
 
-// Report is the outcome of a run.
+// Report is the result of a run.
 type Report struct {
 	Counts []Count `json:"counts"`
-	// Retransmits are the TCP segments that this network namespace sent again.
+	// Retransmits is the number of TCP segments that this network namespace sent again.
 	Retransmits int64 `json:"retransmits"`
 }
 
-// Lost is the sum of all losses.
+// Lost returns the sum of all losses.
 func (r Report) Lost() (n int64) {
 	for _, c := range r.Counts {
 		n += c.Lost
@@ -84,7 +82,7 @@ func (r Report) Lost() (n int64) {
 	return n
 }
 
-// Sent is the sum of everything sent.
+// Sent returns the sum of everything sent.
 func (r Report) Sent() (n int64) {
 	for _, c := range r.Counts {
 		n += c.Sent
@@ -92,7 +90,7 @@ func (r Report) Sent() (n int64) {
 	return n
 }
 
-// String is one line per probe.
+// String returns one line per probe.
 func (r Report) String() string {
 	var b strings.Builder
 	for _, c := range r.Counts {
@@ -107,7 +105,7 @@ func (r Report) String() string {
 	return b.String()
 }
 
-// counter is a probe at work.
+// counter is the state of a running probe.
 type counter struct {
 	Probe
 	start   time.Time
@@ -143,8 +141,8 @@ func (c *counter) count() Count {
 	return Count{c.Kind, c.Target, c.sent.Load(), c.lost.Load(), c.again.Load(), c.slowest.Load(), c.first}
 }
 
-// Run keeps all probes going until ctx ends, waits for the last answers, and
-// reports. An error means that a probe could not even start.
+// Run keeps all probes running until ctx ends, waits for the last answers, and reports. The error means that a probe
+// could not start.
 func Run(ctx context.Context, dial Dial, probes []Probe) (Report, error) {
 	before := retransmits()
 	counters := make([]*counter, len(probes))
@@ -154,7 +152,7 @@ func Run(ctx context.Context, dial Dial, probes []Probe) (Report, error) {
 		run, rate := runner(p.Kind)
 		if run == nil {
 			return Report{},
-				fmt.Errorf("lossmeter: %q is not a kind of traffic; udp, tcp, datagram, connect, dns and http are",
+				fmt.Errorf("lossmeter: %q is not a kind of traffic; allowed: udp, tcp, datagram, connect, dns, http",
 					p.Kind)
 		}
 		if p.Rate == 0 {
@@ -196,7 +194,7 @@ func runner(kind string) (run func(context.Context, Dial, *counter) error, rate 
 	return nil, 0
 }
 
-// retransmits is the namespace's counter TcpRetransSegs, 0 when it is not readable.
+// retransmits returns the namespace's counter TcpRetransSegs; 0 if it cannot be read.
 func retransmits() int64 {
 	raw, err := os.ReadFile("/proc/thread-self/net/snmp")
 	if err != nil {
@@ -223,11 +221,11 @@ func retransmits() int64 {
 	return 0
 }
 
-// ParseProbe reads "kind=target" or "kind@rate=target".
+// ParseProbe parses "kind=target" or "kind@rate=target".
 func ParseProbe(s string) (Probe, error) {
 	kind, target, ok := strings.Cut(s, "=")
 	if !ok || target == "" {
-		return Probe{}, fmt.Errorf("probe %q: kind=target is allowed, as in udp=10.0.0.1:9", s)
+		return Probe{}, fmt.Errorf("probe %q: allowed: kind=target, such as udp=10.0.0.1:9", s)
 	}
 	p := Probe{Kind: kind, Target: target}
 	if k, rate, ok := strings.Cut(kind, "@"); ok {
@@ -239,13 +237,13 @@ func ParseProbe(s string) (Probe, error) {
 	}
 	if run, _ := runner(p.Kind); run == nil {
 		return Probe{},
-			fmt.Errorf("probe %q: %q is not a kind of traffic; udp, tcp, datagram, connect, dns and http are", s,
+			fmt.Errorf("probe %q: %q is not a kind of traffic; allowed: udp, tcp, datagram, connect, dns, http", s,
 				p.Kind)
 	}
 	return p, nil
 }
 
-// JSON is the report for machines.
+// JSON returns the report for machines.
 func (r Report) JSON() string {
 	b, err := json.Marshal(r)
 	if err != nil {

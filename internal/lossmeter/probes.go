@@ -18,8 +18,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// every calls fn at the rate until ctx ends. A late tick is made up for, so that
-// the number of calls follows the clock also on a busy machine.
+// every calls fn at the rate until ctx ends. Late ticks are made up for, so that the number of calls follows the clock
+// also on a busy machine.
 func every(ctx context.Context, rate int, fn func(n uint64)) {
 	start, gap := time.Now(), time.Second/time.Duration(rate)
 	for n := uint64(0); ; n++ {
@@ -37,7 +37,7 @@ func every(ctx context.Context, rate int, fn func(n uint64)) {
 	}
 }
 
-// udp sends numbered datagrams over one flow and awaits their echoes.
+// udp sends numbered datagrams over one flow and waits for their echoes.
 func udp(ctx context.Context, dial Dial, c *counter) error {
 	conn, err := dial("udp", c.Target, c.Patience)
 	if err != nil {
@@ -57,7 +57,7 @@ func udp(ctx context.Context, dial Dial, c *counter) error {
 				return
 			}
 			if err != nil || n < 8 {
-				time.Sleep(time.Millisecond) // an ICMP error: the datagram stays lost
+				time.Sleep(time.Millisecond) // an ICMP error: the datagram counts as lost
 				continue
 			}
 			mu.Lock()
@@ -76,7 +76,7 @@ func udp(ctx context.Context, dial Dial, c *counter) error {
 		mu.Unlock()
 		c.sent.Add(1)
 		if _, err := conn.Write(msg[:]); err != nil {
-			_, _ = conn.Write(msg[:]) // the error was of an earlier datagram
+			_, _ = conn.Write(msg[:]) // the error was for an earlier datagram
 		}
 	})
 	for until := time.Now().Add(c.Patience); time.Now().Before(until); time.Sleep(5 * time.Millisecond) {
@@ -99,7 +99,7 @@ func udp(ctx context.Context, dial Dial, c *counter) error {
 	return nil
 }
 
-// echo sends one message over conn and awaits it back.
+// echo sends one message over conn and waits for its echo.
 func echo(conn net.Conn, n uint64, patience time.Duration) error {
 	var msg, back [8]byte
 	binary.BigEndian.PutUint64(msg[:], n)
@@ -113,14 +113,13 @@ func echo(conn net.Conn, n uint64, patience time.Duration) error {
 		return err
 	}
 	if back != msg {
-		return errors.New("another message came back")
+		return errors.New("another message was echoed")
 	}
 	return nil
 }
 
-// repaired is an error when what began at that time took long because packets were lost,
-// which TCP sent again until they arrived. Those that the other side lost are not known
-// here; the kind udp sees them.
+// repaired returns an error if an operation that began at that time took long because of lost packets, which TCP sent
+// again until they arrived. Packets that the other side lost are unknown here; the kind udp detects them.
 func repaired(conn net.Conn, since time.Time) error {
 	took := time.Since(since)
 	if took < repair {
@@ -147,7 +146,7 @@ func repaired(conn net.Conn, since time.Time) error {
 	return nil
 }
 
-// tcp keeps one connection open; a loss costs the connection, and a new one is made.
+// tcp keeps one connection open; a loss ends the connection, and a new one is opened.
 func tcp(ctx context.Context, dial Dial, c *counter) error {
 	conn, err := dial("tcp", c.Target, c.Patience)
 	if err != nil {
@@ -196,8 +195,8 @@ func connect(ctx context.Context, dial Dial, c *counter) error {
 	})
 }
 
-// datagram makes a new flow for each message. Nobody repeats it when it is dropped, as TCP
-// does with the beginning of a connection.
+// datagram uses a new flow for each message. A dropped one is never sent again, whereas TCP repeats the start of a
+// connection.
 func datagram(ctx context.Context, dial Dial, c *counter) error {
 	return tries(ctx, c, func(n uint64) error {
 		conn, err := dial("udp", c.Target, c.Patience)
@@ -209,7 +208,7 @@ func datagram(ctx context.Context, dial Dial, c *counter) error {
 	})
 }
 
-// tries runs independent attempts at the rate, side by side.
+// tries makes independent attempts at the rate, concurrently.
 func tries(ctx context.Context, c *counter, try func(n uint64) error) error {
 	var wg sync.WaitGroup
 	every(ctx, c.Rate, func(n uint64) {
@@ -230,7 +229,7 @@ func tries(ctx context.Context, c *counter, try func(n uint64) error) error {
 func dnsQueries(ctx context.Context, dial Dial, c *counter) error {
 	server, name, ok := strings.Cut(c.Target, "/")
 	if !ok {
-		return errors.New("server:port/name is allowed as a target")
+		return errors.New("the target must be server:port/name")
 	}
 	ask := func() error {
 		conn, err := dial("udp", server, c.Patience)

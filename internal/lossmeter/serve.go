@@ -19,11 +19,11 @@ func ServeUDP(c net.PacketConn) error {
 		if err != nil {
 			return err
 		}
-		_, _ = c.WriteTo(buf[:n], from) // a client that has gone is no error of ours
+		_, _ = c.WriteTo(buf[:n], from) // a client may have ended
 	}
 }
 
-// ServeTCP echoes what comes over every connection until the listener is closed.
+// ServeTCP echoes all bytes of every connection until the listener is closed.
 func ServeTCP(l net.Listener) error {
 	for {
 		conn, err := l.Accept()

@@ -1,5 +1,5 @@
-// Package memlimit tells Go's collector how much memory the container has (GOMEMLIMIT), so that a
-// process near its limit collects sooner, and is not killed.
+// Package memlimit sets the limit of Go's collector to the container's memory (GOMEMLIMIT), so that a process near its
+// limit collects sooner, and is not killed.
 package memlimit
 
 import (
@@ -14,9 +14,8 @@ import (
 	"strings"
 )
 
-// Set sets the collector's limit to a part of the limit of this process's cgroup, v1 or v2,
-// and returns it in bytes. It is 0 where the cgroup has none or the environment has
-// GOMEMLIMIT, which then counts.
+// Set sets the collector's limit to a part of the limit of this process's cgroup, v1 or v2, and returns it in bytes. It
+// returns 0 if the cgroup has none or the environment has GOMEMLIMIT, which takes precedence.
 func Set(numerator, denominator int64) (int64, error) {
 	if os.Getenv("GOMEMLIMIT") != "" {
 		return 0, nil
@@ -30,8 +29,8 @@ func Set(numerator, denominator int64) (int64, error) {
 	return part, nil
 }
 
-// Limit is the least limit in bytes of the cgroup of this process and of those above it, as far
-// as they are mounted; 0 for none. root is the file system, from "/".
+// Limit returns the smallest limit in bytes of the cgroup of this process and of its ancestors, as far as they are
+// mounted; 0 for none. root is the file system, from "/".
 func Limit(root fs.FS) (int64, error) {
 	raw, err := fs.ReadFile(root, "proc/self/cgroup")
 	if err != nil {
@@ -64,7 +63,7 @@ func Limit(root fs.FS) (int64, error) {
 	return least, nil
 }
 
-// none and more is no limit: v1 says so by the largest multiple of a page.
+// none and larger values mean no limit: v1 uses the largest multiple of a page.
 const none = 1 << 62
 
 func hasMemory(controllers string) bool {
@@ -76,8 +75,8 @@ func hasMemory(controllers string) bool {
 	return false
 }
 
-// leastAbove looks at a group and all above it. In a container the mount often is the group
-// itself, and the path that of the host: what is not there is passed over.
+// leastAbove reads a group and all its ancestors. In a container the mount is often the group itself, and the path is
+// that of the host: missing files are skipped.
 func leastAbove(root fs.FS, mount, group, file string) (int64, error) {
 	least := int64(math.MaxInt64)
 	for dir := path.Clean("/" + group); ; dir = path.Dir(dir) {
@@ -93,7 +92,7 @@ func leastAbove(root fs.FS, mount, group, file string) (int64, error) {
 			}
 			n, err := strconv.ParseInt(text, 10, 64)
 			if err != nil || n <= 0 {
-				return 0, fmt.Errorf("%s: %q is no number of bytes", path.Join("/", mount, dir, file), text)
+				return 0, fmt.Errorf("%s: %q is not a number of bytes", path.Join("/", mount, dir, file), text)
 			}
 			least = min(least, n)
 		}

@@ -8,7 +8,7 @@ import (
 	"github.com/miekg/dns"
 )
 
-// when is an answer for queries of a kind; all others get the usual one.
+// when is an answer for some queries; all others get the usual one.
 func when(odd func(Query) bool, then func(Query) [][]byte) func(Query) [][]byte {
 	return func(q Query) [][]byte {
 		if odd(q) {
@@ -18,12 +18,12 @@ func when(odd func(Query) bool, then func(Query) [][]byte) func(Query) [][]byte 
 	}
 }
 
-// says is an error for whatever is asked.
+// says is an error for every query.
 func says(rcode int) func(Query) [][]byte { return func(q Query) [][]byte { return code(q, rcode) } }
 
 func silence(Query) [][]byte { return nil }
 
-// changed is the usual answer with something changed, without EDNS0.
+// changed is a modified usual answer, without EDNS0.
 func changed(change func(q Query, m *dns.Msg)) func(Query) [][]byte {
 	return func(q Query) [][]byte {
 		m := sized(q, base(q))
@@ -32,7 +32,7 @@ func changed(change func(q Query, m *dns.Msg)) func(Query) [][]byte {
 	}
 }
 
-// lowered has the question in small letters, and all names.
+// lowered has the question and all names in lower case.
 func lowered(q Query) [][]byte {
 	low := q.Copy()
 	low.Question[0].Name = strings.ToLower(q.name())
@@ -41,12 +41,12 @@ func lowered(q Query) [][]byte {
 
 func both(a, b func(Query) bool) func(Query) bool { return func(q Query) bool { return a(q) || b(q) } }
 
-// Habits are all, by name.
+// Habits are all habits, by name.
 func Habits() []Habit {
 	return slices.Concat(withoutEDNS(), withLetters(), withTCP(), withQuestions(), lame(), broken())
 }
 
-// withoutEDNS are servers that do not know EDNS0.
+// withoutEDNS are servers that do not support EDNS0.
 func withoutEDNS() []Habit {
 	edns := Query.edns
 	return []Habit{
@@ -69,7 +69,7 @@ func withoutEDNS() []Habit {
 		{Name: "edns-junk", Reply: when(edns, func(q Query) [][]byte {
 			b := pack(base(q))[0]
 			b[11] = 1 // an additional record
-			// whose option is longer than the record
+			// The option is longer than the record.
 			return [][]byte{append(b, 0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 6, 0, 8, 0, 9, 1, 2)}
 		})},
 		{Name: "edns-twice", Reply: when(edns, changed(func(_ Query, m *dns.Msg) {
@@ -79,7 +79,7 @@ func withoutEDNS() []Habit {
 	}
 }
 
-// withLetters are servers that do not compare names without regard to case.
+// withLetters are servers that compare names case-sensitively.
 func withLetters() []Habit {
 	capital := Query.capital
 	return []Habit{
@@ -116,7 +116,7 @@ func withLetters() []Habit {
 	}
 }
 
-// withTCP are servers whose long answers do not come over.
+// withTCP are servers whose long answers are not delivered.
 func withTCP() []Habit {
 	cut := changed(func(q Query, m *dns.Msg) {
 		if len(m.Answer) > 20 {
@@ -154,7 +154,7 @@ func withTCP() []Habit {
 	}
 }
 
-// withQuestions are servers whose answers do not fit the question.
+// withQuestions are servers whose answers do not match the question.
 func withQuestions() []Habit {
 	return []Habit{
 		{Name: "question-missing", Reply: changed(func(_ Query, m *dns.Msg) { m.Question = nil })},
@@ -173,7 +173,7 @@ func withQuestions() []Habit {
 	}
 }
 
-// lame are servers that answer, and do not tell.
+// lame are servers that answer without content.
 func lame() []Habit {
 	return []Habit{
 		{Name: "refused", Reply: says(dns.RcodeRefused)},
@@ -207,7 +207,7 @@ func lame() []Habit {
 	}
 }
 
-// broken are servers whose answers have more than they should.
+// broken are servers whose answers have extra content.
 func broken() []Habit {
 	return []Habit{
 		{Name: "recursion-not-available", Reply: changed(func(_ Query, m *dns.Msg) { m.RecursionAvailable = false })},

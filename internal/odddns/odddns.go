@@ -1,4 +1,4 @@
-// Package odddns has DNS servers with the habits of old and broken ones, for tests: what they do was reported of
+// Package odddns contains DNS servers with the habits of old and broken ones, for tests: they were reported of
 // appliances, home routers, load balancers and filters. Every server has the same names:
 //
 //	missing….   no such name
@@ -23,34 +23,34 @@ import (
 // Query is what a server gets.
 type Query struct {
 	*dns.Msg
-	// TCP says that it came by TCP.
+	// TCP means that it was received by TCP.
 	TCP bool
-	// Count is how many queries came before.
+	// Count is the number of earlier queries.
 	Count int
 }
 
-// edns says whether there is an OPT record.
+// edns reports whether there is an OPT record.
 func (q Query) edns() bool { return q.IsEdns0() != nil }
 
 func (q Query) name() string { return q.Question[0].Name }
 
-// capital says whether the name has a capital letter.
+// capital reports whether the name has a capital letter.
 func (q Query) capital() bool { return q.name() != strings.ToLower(q.name()) }
 
-// Habit is a server's way to answer.
+// Habit is how a server answers.
 type Habit struct {
 	Name string
 	// NoTCP refuses connections.
 	NoTCP bool
-	// Reply makes what is sent; nothing is silence.
+	// Reply returns the messages to send; none for silence.
 	Reply func(q Query) [][]byte
-	// Delay is before each answer.
+	// Delay is the time before each answer.
 	Delay time.Duration
-	// OtherPort sends datagrams from another port than asked.
+	// OtherPort sends datagrams from another port than the queried one.
 	OtherPort bool
 }
 
-// Server runs a habit until Close.
+// Server applies a habit until Close.
 type Server struct {
 	Habit
 	udp   net.PacketConn
@@ -90,14 +90,14 @@ func (s *Server) Close() {
 	s.wg.Wait()
 }
 
-// Queries are those that came so far.
+// Queries returns those received so far.
 func (s *Server) Queries() []Query {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return append([]Query(nil), s.queries...)
 }
 
-// answer is what the habit says to a query.
+// answer returns the habit's answer to a query.
 func (s *Server) answer(raw []byte, tcp bool) [][]byte {
 	m := new(dns.Msg)
 	if m.Unpack(raw) != nil || m.Response || len(m.Question) != 1 {
@@ -127,7 +127,7 @@ func (s *Server) datagrams() {
 				out = s.other
 			}
 			for _, b := range s.answer(buf[:n], false) {
-				_, _ = out.WriteTo(b, from) // it may be closed
+				_, _ = out.WriteTo(b, from) // the socket may be closed
 			}
 		})
 	}
@@ -178,7 +178,7 @@ func (s *Server) stream(c net.Conn) {
 
 const ttl = 20
 
-// records makes records of text.
+// records parses records.
 func records(format string, args ...any) dns.RR {
 	rr, err := dns.NewRR(fmt.Sprintf(format, args...))
 	if err != nil {
@@ -187,7 +187,7 @@ func records(format string, args ...any) dns.RR {
 	return rr
 }
 
-// base is the answer of a server without odd habits.
+// base returns the answer of a server without odd habits.
 func base(q Query) *dns.Msg {
 	m := new(dns.Msg).SetReply(q.Msg)
 	m.RecursionAvailable, m.Compress = true, true
@@ -219,7 +219,7 @@ func base(q Query) *dns.Msg {
 	return m
 }
 
-// sized cuts an answer to what the query takes by UDP.
+// sized truncates an answer to the size that the query accepts by UDP.
 func sized(q Query, m *dns.Msg) *dns.Msg {
 	size := dns.MinMsgSize
 	if opt := q.IsEdns0(); opt != nil {
@@ -239,7 +239,7 @@ func pack(m *dns.Msg) [][]byte {
 	return [][]byte{b}
 }
 
-// usual is the answer of a server without odd habits, as bytes.
+// usual returns the answer of a server without odd habits, as bytes.
 func usual(q Query) [][]byte {
 	m := base(q)
 	if q.edns() {
@@ -248,10 +248,10 @@ func usual(q Query) [][]byte {
 	return pack(sized(q, m))
 }
 
-// code is an error, or an empty answer.
+// code returns an error, or an empty answer.
 func code(q Query, rcode int) [][]byte { return pack(new(dns.Msg).SetRcode(q.Msg, rcode)) }
 
-// bare is an error as a header alone.
+// bare returns an error that consists of a header alone.
 func bare(q Query, rcode int) [][]byte {
 	m := new(dns.Msg).SetRcode(q.Msg, rcode)
 	m.Question = nil

@@ -1,6 +1,5 @@
-// Package owner gives a node's state one owner at a time, also while the pods of
-// two versions overlap: a lock on a file that the kernel frees when its holder
-// dies, however it dies.
+// Package owner ensures that a node's state has one owner at a time, also while the pods of two versions overlap: it
+// locks a file, and the kernel releases the lock when its holder dies, for any reason.
 package owner
 
 import (
@@ -30,7 +29,7 @@ func Acquire(ctx context.Context, path string, waiting func()) (*Lock, error) {
 	if err != nil {
 		return nil, fmt.Errorf("owner lock: %w", err)
 	}
-	var queue *os.File // held, shared, while waiting
+	var queue *os.File // shared lock, held while waiting
 	defer func() {
 		if queue != nil {
 			queue.Close()
@@ -54,7 +53,7 @@ func Acquire(ctx context.Context, path string, waiting func()) (*Lock, error) {
 				waiting()
 			}
 		}
-		// A blocking flock cannot be cancelled when ctx ends. 20 ms is far below what matters for a takeover.
+		// A blocking flock cannot be cancelled when ctx ends. 20 ms is short compared with a takeover.
 		select {
 		case <-ctx.Done():
 			f.Close()
@@ -64,7 +63,7 @@ func Acquire(ctx context.Context, path string, waiting func()) (*Lock, error) {
 	}
 }
 
-// queueOf is the file on which waiting processes hold a shared lock, so that the owner sees them.
+// queueOf returns the file on which waiting processes hold a shared lock, so that the owner sees them.
 func queueOf(path string) string { return path + ".waiting" }
 
 func enqueue(path string) (*os.File, error) {
@@ -84,7 +83,7 @@ func enqueue(path string) (*os.File, error) {
 	}
 }
 
-// Awaited says whether another process waits for the ownership.
+// Awaited reports whether another process waits for the ownership.
 func (l *Lock) Awaited() (bool, error) {
 	q, err := os.OpenFile(queueOf(l.path), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {

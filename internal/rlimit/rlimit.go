@@ -1,10 +1,10 @@
-// Package rlimit says how many files a process may use for one purpose.
+// Package rlimit computes how many files a process may use for one purpose.
 package rlimit
 
 import "golang.org/x/sys/unix"
 
-// Files is how many of n files may be open for one purpose, which gets at most one part of parts of what the process
-// may have, and at least 16.
+// Files returns how many of n files may be open for one purpose, which gets at most one part out of parts of the
+// process's limit, and at least 16.
 func Files(n, parts int) int {
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {

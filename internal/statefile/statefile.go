@@ -1,8 +1,8 @@
-// Package statefile keeps small state in files that outlive a crash, a full disk and damage.
+// Package statefile stores small state in files that survive a crash, a full disk and damage.
 //
-// A write replaces the file whole: temporary file, fsync, rename, fsync of the folder. The copy before it stays
-// beside it (".previous"), and is read when the newest is damaged. A damaged file is never fatal: it is set aside
-// (".damaged"), named by an error of type *Damaged, and the next write makes a good one.
+// A write replaces the file atomically: temporary file, fsync, rename, fsync of the folder. The previous copy is kept
+// beside it (".previous"), and is read if the newest is damaged. A damaged file is never fatal: it is renamed
+// (".damaged"), named by an error of type *Damaged, and the next write creates a good one.
 package statefile
 
 import (
@@ -16,7 +16,7 @@ import (
 	"path/filepath"
 )
 
-// MaxSize is the longest file that is read, in bytes. All that Wayleave keeps so is far shorter.
+// MaxSize is the longest file that is read, in bytes. Wayleave's files are far shorter.
 const MaxSize = 64 << 20
 
 // Suffixes of the files beside a state file.
@@ -26,48 +26,48 @@ const (
 	temp     = ".new"
 )
 
-// Damaged says that a state file could not be read. What was returned with it is the copy from before, or
-// nothing; it is safe to go on with.
+// Damaged means that a state file could not be read. The value that is returned with it is the previous copy, or the
+// zero value; it is safe to continue with it.
 type Damaged struct {
 	Path string
-	// Previous says that the copy from before was read in its place.
+	// Previous means that the previous copy was read instead.
 	Previous bool
 	Err      error
 }
 
-// Error names the file and what is used in its place.
+// Error names the file and what is used instead.
 func (e *Damaged) Error() string {
-	with := "going on without it"
+	with := "continuing without it"
 	if e.Previous {
-		with = "going on with the copy from before"
+		with = "continuing with the previous copy"
 	}
 	return fmt.Sprintf("%s: %v; %s", e.Path, e.Err, with)
 }
 
-// Unwrap is what the file met.
+// Unwrap returns the cause.
 func (e *Damaged) Unwrap() error { return e.Err }
 
-// IsDamaged says whether an error is but that a file was damaged, so that what came with it can be used.
+// IsDamaged reports whether the only error is that a file was damaged, so that the returned value can be used.
 func IsDamaged(err error) bool {
 	var d *Damaged
 	return errors.As(err, &d)
 }
 
-// Read reads a file, which check, when it is not nil, must accept. No file is the zero value without error. A
-// damaged file is an error of type *Damaged beside the value to go on with; so is one that the disk does not
-// give.
+// Read reads a file, which check, if not nil, must accept. If there is no file, it returns the zero value without an
+// error. For a damaged file, or one that the disk cannot read, it returns an error of type *Damaged with a value to
+// continue with.
 func Read[T any](path string, check func(T) error) (T, error) {
 	return ReadWith(path, func(raw []byte) (T, error) { return decode(raw, check) })
 }
 
-// ReadWith is Read for what is no JSON.
+// ReadWith is Read for formats other than JSON.
 func ReadWith[T any](path string, decode func([]byte) (T, error)) (T, error) {
 	v, err := read(path, decode)
 	if err == nil || errors.Is(err, fs.ErrNotExist) {
 		return v, nil
 	}
 	old, oldErr := read(path+previous, decode)
-	// For people, and so that the next read finds the good copy. On a disk that cannot be written both stay.
+	// Renamed for people, and so that the next read finds the good copy. On a read-only disk both stay.
 	if os.Rename(path, path+damaged) == nil && oldErr == nil {
 		_ = os.Link(path+previous, path)
 	}
@@ -94,7 +94,7 @@ func read[T any](path string, decode func([]byte) (T, error)) (v T, err error) {
 	}
 	got, err := decode(raw)
 	if err != nil {
-		return v, err // of what was half read nothing is used
+		return v, err // partly read values are not used
 	}
 	return got, nil
 }
@@ -116,7 +116,7 @@ func decode[T any](raw []byte, check func(T) error) (v T, err error) {
 	return v, err
 }
 
-// Tell is told what is wrong with a state file, and nil once it has been written again. A nil Tell tells nobody.
+// Tell is called with the error of a state file, and with nil once it has been written again. It may be nil.
 type Tell func(path string, err error)
 
 func (t Tell) tell(path string, err error) {
@@ -125,7 +125,7 @@ func (t Tell) tell(path string, err error) {
 	}
 }
 
-// Recall is Read for what must go on with whatever there is: tell is told of damage.
+// Recall is Read for callers that continue in any case: tell gets the error.
 func Recall[T any](path string, tell Tell, check func(T) error) T {
 	v, err := Read(path, check)
 	if err != nil {
@@ -134,7 +134,8 @@ func Recall[T any](path string, tell Tell, check func(T) error) T {
 	return v
 }
 
-// Keep is Write for what must go on when the disk takes nothing: tell is told. False is not written.
+// Keep is Write for callers that continue if the disk accepts no writes: tell gets the error. It returns false if the
+// file was not written.
 func Keep(path string, v any, tell Tell) bool {
 	err := Write(path, v)
 	if err != nil {
@@ -144,8 +145,8 @@ func Keep(path string, v any, tell Tell) bool {
 	return err == nil
 }
 
-// Write replaces a file by a value, 0600, in a folder that is made when it is missing. After an error the file is
-// as it was.
+// Write writes a value to a file, mode 0600, and creates the folder if it is missing. After an error the file is
+// unchanged.
 func Write(path string, v any) error {
 	raw, err := json.Marshal(v)
 	if err != nil {
@@ -154,7 +155,7 @@ func Write(path string, v any) error {
 	return WriteBytes(path, raw, 0o600)
 }
 
-// WriteBytes is Write for what is no JSON.
+// WriteBytes is Write for formats other than JSON.
 func WriteBytes(path string, raw []byte, mode fs.FileMode) error {
 	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -164,8 +165,8 @@ func WriteBytes(path string, raw []byte, mode fs.FileMode) error {
 		return errors.Join(err, ignoreMissing(os.Remove(path+temp)))
 	}
 	if exists(path) {
-		// A hard link: there is a good copy under the path at every moment. A file system without links keeps
-		// no copy from before.
+		// A hard link ensures that the path has a good copy at every moment. A file system without links keeps no
+		// previous copy.
 		_ = os.Remove(path + previous)
 		_ = os.Link(path, path+previous)
 	}
@@ -194,7 +195,7 @@ func ignoreMissing(err error) error {
 	return err
 }
 
-// SyncDir has the names of a folder on disk.
+// SyncDir writes the names in a folder to disk.
 func SyncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
@@ -203,11 +204,11 @@ func SyncDir(dir string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// Remove forgets a file and its copies; one that is missing is no error.
+// Remove removes a file and its copies; a missing one is not an error.
 func Remove(path string) error {
 	var errs []error
 	for _, suffix := range []string{"", previous, damaged, temp} {
-		if exists(path + suffix) { // a disk that cannot be written refuses to remove what is missing, too
+		if exists(path + suffix) { // a read-only disk refuses to remove a missing file, too
 			errs = append(errs, ignoreMissing(os.Remove(path+suffix)))
 		}
 	}

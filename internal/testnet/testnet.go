@@ -1,9 +1,8 @@
-// Package testnet builds throw-away networks for tests: network namespaces
-// joined by veth pairs, in which real packets pass the real kernel.
+// Package testnet builds temporary networks for tests: network namespaces connected by veth pairs, in which real
+// packets pass through the real kernel.
 //
-// Namespaces are anonymous (held by a descriptor, in no table), so nothing is
-// left behind even when the test process is killed. Nothing here touches the
-// namespace that the tests were started in.
+// Namespaces are anonymous (held by a descriptor, without a name), so nothing is left behind even if the test process
+// is killed. Nothing here changes the namespace in which the tests were started.
 package testnet
 
 import (
@@ -25,14 +24,14 @@ import (
 
 // NS is a network namespace.
 type NS struct {
-	// Name is for messages only.
+	// Name is used only in messages.
 	Name string
 	file *os.File
 	t    testing.TB
 }
 
-// Need ends the test when a program is not installed that hack/setup installs. Without
-// root, where it does not, the test is skipped.
+// Need fails the test if a program that hack/setup installs is missing. Without root, for which hack/setup installs
+// nothing, the test is skipped.
 func Need(t testing.TB, programs ...string) {
 	t.Helper()
 	for _, p := range programs {
@@ -46,7 +45,7 @@ func Need(t testing.TB, programs ...string) {
 	}
 }
 
-// MemoryDir is like t.TempDir, in memory where the machine has a folder for that: a test that writes thousands of state
+// MemoryDir is like t.TempDir, in memory if the machine has a folder for that: a test that writes thousands of state
 // files does not wait for the disk.
 func MemoryDir(t testing.TB) string {
 	t.Helper()
@@ -62,8 +61,8 @@ func MemoryDir(t testing.TB) string {
 	return dir
 }
 
-// ShortDir is like t.TempDir, with a name so short that sockets in it can be reached: the kernel takes paths of up to
-// 107 bytes, and t.TempDir has the name of the test in it.
+// ShortDir is like t.TempDir, with a short name for unix sockets: the kernel accepts paths of up to 107 bytes, and
+// t.TempDir contains the name of the test.
 func ShortDir(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "wl")
@@ -78,8 +77,8 @@ func ShortDir(t testing.TB) string {
 	return dir
 }
 
-// New makes an empty namespace with its loopback up. It ends with the test.
-// Without root the test is skipped, naming what is missing.
+// New creates an empty namespace with its loopback up. It ends with the test. Without root the test is skipped, with
+// the reason.
 func New(t testing.TB, name string) *NS {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -90,8 +89,8 @@ func New(t testing.TB, name string) *NS {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		// The thread is never unlocked: it ends with the goroutine instead of
-		// returning to the scheduler in the wrong namespace.
+		// The thread is never unlocked: it ends with the goroutine instead of returning to the scheduler in the wrong
+		// namespace.
 		runtime.LockOSThread()
 		if err = unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			return
@@ -113,14 +112,13 @@ func New(t testing.TB, name string) *NS {
 	return n
 }
 
-// FD is the descriptor of the namespace, valid until the test ends.
+// FD returns the descriptor of the namespace, valid until the test ends.
 func (n *NS) FD() int { return int(n.file.Fd()) }
 
-// Path is a path that opens the namespace while this process lives.
+// Path returns a path that opens the namespace while this process runs.
 func (n *NS) Path() string { return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), n.FD()) }
 
-// Do runs fn on a thread that is in the namespace. Sockets that fn opens stay
-// in it; goroutines that fn starts do not.
+// Do runs fn on a thread in the namespace. Sockets that fn opens stay in it; goroutines that fn starts do not.
 func (n *NS) Do(fn func() error) error {
 	var err error
 	done := make(chan struct{})
@@ -137,12 +135,12 @@ func (n *NS) Do(fn func() error) error {
 	return err
 }
 
-// As runs fn on a thread that is another user's. Sockets and files that fn opens are that
-// user's; goroutines that fn starts are not.
+// As runs fn on a thread with another user. Sockets and files that fn opens belong to that user; goroutines that fn
+// starts do not run as it.
 func As(uid int, fn func() error) error {
 	done := make(chan error, 1)
 	go func() {
-		runtime.LockOSThread() // never unlocked: the thread must not serve others
+		runtime.LockOSThread() // never unlocked: the thread must not run other goroutines
 		// The function of package syscall changes all threads.
 		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, uintptr(uid), uintptr(uid), uintptr(uid)); errno != 0 {
 			done <- fmt.Errorf("become user %d: %w", uid, errno)
@@ -153,8 +151,7 @@ func As(uid int, fn func() error) error {
 	return <-done
 }
 
-// Open is a folder that all users may write, until the test ends: those of t.TempDir are below
-// one that they may not enter.
+// Open returns a folder that all users may write, until the test ends: the parents of t.TempDir are closed to them.
 func Open(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "open")
@@ -168,7 +165,7 @@ func Open(t testing.TB) string {
 	return dir
 }
 
-// Must is Do, failing the test on an error.
+// Must is Do; an error fails the test.
 func (n *NS) Must(fn func() error) {
 	n.t.Helper()
 	if err := n.Do(fn); err != nil {
@@ -176,8 +173,7 @@ func (n *NS) Must(fn func() error) {
 	}
 }
 
-// Run runs a program in the namespace and returns its output; the test fails
-// when the program does.
+// Run runs a program in the namespace and returns its output; if the program fails, the test fails.
 func (n *NS) Run(name string, args ...string) string {
 	n.t.Helper()
 	out, err := n.Try(name, args...)
@@ -210,15 +206,15 @@ func (n *NS) Sysctl(name, value string) {
 	})
 }
 
-// Router makes the namespace forward packets of both families.
+// Router enables forwarding for both families in the namespace.
 func (n *NS) Router() {
 	n.t.Helper()
 	n.Sysctl("net/ipv4/ip_forward", "1")
 	n.Sysctl("net/ipv6/conf/all/forwarding", "1")
 }
 
-// Veth joins two namespaces by a pair of interfaces, both up, IPv6 addresses
-// usable at once (no duplicate address detection).
+// Veth joins two namespaces by a pair of interfaces, both up; IPv6 addresses are usable at once (no duplicate address
+// detection).
 func Veth(a *NS, aName string, b *NS, bName string) {
 	a.t.Helper()
 	a.Must(func() error {
@@ -244,8 +240,7 @@ func (n *NS) up(link string) {
 	})
 }
 
-// Bridge makes the namespace a switch: it returns a function that plugs one of its
-// interfaces in.
+// Bridge makes the namespace a switch: it returns a function that attaches one of its interfaces.
 func (n *NS) Bridge(name string) (plug func(link string)) {
 	n.t.Helper()
 	n.Must(func() error { return netlink.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: name}}) })
@@ -266,7 +261,7 @@ func (n *NS) Bridge(name string) (plug func(link string)) {
 	}
 }
 
-// Addr adds an address, "10.0.0.1/24", to an interface, and waits until packets to it are taken.
+// Addr adds an address, "10.0.0.1/24", to an interface, and waits until packets to it are accepted.
 func (n *NS) Addr(link, prefix string) {
 	n.t.Helper()
 	n.Must(func() error {
@@ -286,8 +281,9 @@ func (n *NS) Addr(link, prefix string) {
 	})
 }
 
-// awaitLocal waits until an IPv6 address of a link that is up is local: the kernel makes it so from a work queue, a
-// moment after it was set, also without duplicate address detection. A link whose other end is down is not waited for.
+// awaitLocal waits until an IPv6 address of an interface that is up is local: the kernel adds the local route from a
+// work queue, a moment after the address, also without duplicate address detection. An interface whose peer is down is
+// not waited for.
 func awaitLocal(l netlink.Link, ip net.IP) error {
 	if ip.To4() != nil || l.Attrs().RawFlags&unix.IFF_LOWER_UP == 0 || l.Attrs().Flags&net.FlagUp == 0 {
 		return nil
@@ -316,8 +312,7 @@ func (n *NS) Route(prefix, via string) {
 	})
 }
 
-// ForgetFlows empties connection tracking: a port of a client that is used again would
-// meet what was tracked before.
+// ForgetFlows flushes connection tracking: a reused client port would match an earlier flow.
 func (n *NS) ForgetFlows() {
 	n.t.Helper()
 	n.Must(func() error { return netlink.ConntrackTableFlush(netlink.ConntrackTable) })
@@ -405,8 +400,7 @@ func Eventually(t testing.TB, within time.Duration, fn func() error) {
 	}
 }
 
-// TCP are the two ends of a connection over the test's own loopback, closed when the test
-// ends.
+// TCP returns the two ends of a connection over the test's own loopback, closed when the test ends.
 func TCP(t testing.TB) (client, server *net.TCPConn) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")

@@ -1,4 +1,4 @@
-// Package wiretest checks that a message between processes of two versions stays as an earlier version wrote it.
+// Package wiretest checks that the format of messages between processes of two versions stays compatible.
 package wiretest
 
 import (
@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// Unchanged decodes a file that an earlier version wrote, with every field set, and encodes it again: T must know
-// all of its fields, and lose none. So both versions read what the other one writes.
+// Unchanged decodes a file that an earlier version wrote, with every field set, and encodes it again: T must know all
+// of its fields, and lose none. Each version can therefore read what the other writes.
 func Unchanged[T any](t *testing.T, file string) {
 	t.Helper()
 	raw, err := os.ReadFile(file)
@@ -21,7 +21,7 @@ func Unchanged[T any](t *testing.T, file string) {
 	d := json.NewDecoder(bytes.NewReader(raw))
 	d.DisallowUnknownFields()
 	if err := d.Decode(&message); err != nil {
-		t.Errorf("%s: a field of the earlier version is not known: %v", file, err)
+		t.Errorf("%s: unknown field of the earlier version: %v", file, err)
 		return
 	}
 	again, err := json.Marshal(message)

@@ -1,7 +1,6 @@
-// Package build makes the programs that the lab runs: from Go modules with
-// pinned versions, and from Debian's packages. Everything made is kept in a
-// cache under a hash of all that went into it, so what is found there is
-// never stale, and a program in use is never replaced.
+// Package build builds the programs that the lab runs: from Go modules with pinned versions, and from Debian's
+// packages. Every artifact is cached under a hash of its inputs, so the cache is never stale, and a program in use is
+// never replaced.
 package build
 
 import (
@@ -23,19 +22,18 @@ import (
 	"wayleave.dev/lab/progress"
 )
 
-// unusedAfter is how long an artifact that nothing asked for is kept.
+// unusedAfter is how long an unused artifact is kept.
 const unusedAfter = 14 * 24 * time.Hour
 
-// Cache makes and keeps artifacts. One process at a time may make one; Lock
-// sees to that.
+// Cache builds and stores artifacts. One process at a time may build; Lock ensures that.
 type Cache struct {
 	Dir      string
 	Progress *progress.Printer
-	// Log receives what the called programs print.
+	// Log receives the output of called programs.
 	Log io.Writer
 }
 
-// Lock waits until no other process makes artifacts in the cache.
+// Lock waits until no other process builds artifacts in the cache.
 func (c *Cache) Lock(ctx context.Context) (unlock func(), err error) {
 	if err := os.MkdirAll(c.Dir, 0o755); err != nil {
 		return nil, fmt.Errorf("cache: %w", err)
@@ -65,9 +63,8 @@ func (c *Cache) Lock(ctx context.Context) (unlock func(), err error) {
 	}
 }
 
-// Make returns the folder of what make produces from the given inputs,
-// having called make with an empty folder if it was not there. what is said
-// while it is being made.
+// Make returns the folder of an artifact with the given inputs. If it is not cached, make is called with an empty
+// folder. what is printed meanwhile.
 func (c *Cache) Make(name, what string, inputs []string, make func(dir string) error) (string, error) {
 	sum := sha256.New()
 	for _, input := range append([]string{name, runtime.GOARCH}, inputs...) {
@@ -93,7 +90,7 @@ func (c *Cache) Make(name, what string, inputs []string, make func(dir string) e
 	if err := os.Rename(temporary, dir); err != nil {
 		return "", fmt.Errorf("cache: %w", err)
 	}
-	// Unpacking may have given the folder the date of what was unpacked.
+	// Unpacking may have set the folder's date to an old one.
 	now = time.Now()
 	if err := os.Chtimes(dir, now, now); err != nil {
 		return "", fmt.Errorf("cache: %w", err)
@@ -108,7 +105,7 @@ func (c *Cache) prune(name string, before time.Time) error {
 		return fmt.Errorf("cache: %w", err)
 	}
 	for _, dir := range old {
-		// The names of other artifacts may begin with this one's.
+		// Names of other artifacts may begin with this one's.
 		if len(filepath.Base(dir)) != len(name)+17 {
 			continue
 		}
@@ -121,13 +118,12 @@ func (c *Cache) prune(name string, before time.Time) error {
 	return nil
 }
 
-// run runs a program, in dir, with its output in the log and, when it fails,
-// the end of its output in the error.
+// run runs a program in dir. Its output goes to the log; if it fails, the error contains the end of the output.
 func (c *Cache) run(ctx context.Context, dir string, env []string, name string, args ...string) error {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), env...)
-	// Interrupted, go and apt end their own children; killed, they leave them.
+	// If interrupted, go and apt end their children; if killed, they leave them behind.
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = 20 * time.Second
 	tail := &tail{}
@@ -143,7 +139,7 @@ func (c *Cache) run(ctx context.Context, dir string, env []string, name string, 
 	return nil
 }
 
-// tail keeps the last few kilobytes written to it.
+// tail keeps the last kilobytes of what is written to it.
 type tail struct{ data []byte }
 
 func (t *tail) Write(p []byte) (int, error) {

@@ -10,8 +10,7 @@ import (
 	"strings"
 )
 
-// Host makes sure that the programs named are there, installing the Debian
-// packages of those that are not: program → package.
+// Host installs the Debian packages of missing programs: program → package.
 func (c *Cache) Host(ctx context.Context, need map[string]string) error {
 	var packages, programs []string
 	for program, pkg := range need {
@@ -31,7 +30,7 @@ func (c *Cache) Host(ctx context.Context, need map[string]string) error {
 		if err := c.apt(ctx, install...); err == nil {
 			return nil
 		}
-		// The lists may be old, or there may be none yet.
+		// The package lists may be old or missing.
 		if err := c.apt(ctx, "update"); err != nil {
 			return err
 		}
@@ -39,8 +38,8 @@ func (c *Cache) Host(ctx context.Context, need map[string]string) error {
 	})
 }
 
-// Root unpacks Debian packages, and everything that they depend on, into a
-// folder of the cache and returns it. Nothing is installed on this machine.
+// Root unpacks Debian packages, with their dependencies, into a folder of the cache and returns it. Nothing is
+// installed on this machine.
 func (c *Cache) Root(ctx context.Context, name string, packages ...string) (string, error) {
 	release, err := os.ReadFile("/etc/os-release")
 	if err != nil {
@@ -62,7 +61,7 @@ func (c *Cache) Root(ctx context.Context, name string, packages ...string) (stri
 				return err
 			}
 		}
-		// The folder was made by dpkg with base-files' mode; documents are of no use.
+		// dpkg created the folder with base-files' mode; documentation is not needed.
 		for _, useless := range []string{"usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info",
 			"usr/share/lintian"} {
 			if err := os.RemoveAll(filepath.Join(dir, useless)); err != nil {
@@ -73,8 +72,8 @@ func (c *Cache) Root(ctx context.Context, name string, packages ...string) (stri
 	})
 }
 
-// download fetches the packages with all that they depend on: with an empty
-// status file apt takes nothing for installed.
+// download fetches the packages with all dependencies: with an empty status file, apt assumes that nothing is
+// installed.
 func (c *Cache) download(ctx context.Context, dir string, packages []string) error {
 	if err := os.RemoveAll(dir); err != nil {
 		return err
@@ -102,7 +101,7 @@ func (c *Cache) apt(ctx context.Context, args ...string) error {
 	return c.run(ctx, "/", []string{"DEBIAN_FRONTEND=noninteractive"}, "apt-get", append([]string{"-q"}, args...)...)
 }
 
-// codename is the release's name in the text of os-release.
+// codename returns the release's name in the text of os-release.
 func codename(text string) string {
 	for line := range strings.Lines(text) {
 		if name, ok := strings.CutPrefix(strings.TrimSpace(line), "VERSION_CODENAME="); ok {

@@ -10,8 +10,7 @@ import (
 	"strings"
 )
 
-// Versions of what is built from its own module. Kubernetes' version is in
-// cmd/kube/go.mod.
+// Versions of programs that are built from modules of their own. Kubernetes' version is in cmd/kube/go.mod.
 const (
 	ContainerdVersion = "v2.2.1"
 	CoreDNSVersion    = "v1.14.3"
@@ -21,15 +20,15 @@ const (
 
 // Programs are the programs of a lab, by absolute path.
 type Programs struct {
-	// Kube is every Kubernetes component and etcd in one: call it by the
-	// component's name, as argv[0] or as the first argument.
+	// Kube contains every Kubernetes component and etcd: call it with the component's name as argv[0] or as the first
+	// argument.
 	Kube, Kubectl              string
 	KubernetesVersion          string // such as v1.36.3
 	Containerd, Shim, Ctr      string
-	Agnhost, PorterCrt, Porter string // Porter is the key that belongs to PorterCrt
-	AgnhostVersion             string // the tag that the tests know it by
+	Agnhost, PorterCrt, Porter string // Porter is the key of PorterCrt
+	AgnhostVersion             string // the tag that the tests use
 	Pause                      string
-	// regression-issue-74839, which sends packets that connection tracking calls invalid
+	// regression-issue-74839, which sends packets that connection tracking considers invalid
 	InvalidPackets string
 }
 
@@ -39,7 +38,7 @@ type CNIPlugins struct{ Dir string }
 // static is the environment of every Go build of the lab.
 func static() []string { return []string{"CGO_ENABLED=0", "GOFLAGS=-buildvcs=false"} }
 
-// Programs builds whatever a lab of any network needs.
+// Programs builds the programs that every lab needs.
 func (c *Cache) Programs(ctx context.Context, checkout string) (*Programs, error) {
 	kube, err := c.kubeModule(ctx, checkout)
 	if err != nil {
@@ -133,8 +132,7 @@ func (c *Cache) CoreDNS(ctx context.Context) (string, error) {
 	return filepath.Join(dir, "coredns"), err
 }
 
-// install builds packages of a module with the versions that the module
-// itself asks for.
+// install builds packages of a module with the versions that the module requires.
 func (c *Cache) install(ctx context.Context, name, module, version string, packages ...string) (string, error) {
 	inputs := append([]string{module, version, goVersion(ctx)}, packages...)
 	return c.Make(name, name+" "+version, inputs, func(dir string) error {
@@ -146,8 +144,7 @@ func (c *Cache) install(ctx context.Context, name, module, version string, packa
 	})
 }
 
-// kubeModule is the module cmd/kube, which fixes the versions of everything
-// of Kubernetes.
+// kubeModule is the module cmd/kube, which pins the versions of everything of Kubernetes.
 type kubeModule struct {
 	cache   *Cache
 	dir     string
@@ -168,8 +165,7 @@ func (c *Cache) kubeModule(ctx context.Context, checkout string) (*kubeModule, e
 	return &kubeModule{cache: c, dir: dir, version: version, inputs: append(inputs, goVersion(ctx))}, nil
 }
 
-// build builds a package, telling it the version of Kubernetes that it is of:
-// releases do this, and clients and feature gates depend on it.
+// build builds a package with the version of Kubernetes set, as releases do: clients and feature gates depend on it.
 func (k *kubeModule) build(ctx context.Context, to, pkg string) error {
 	return k.cache.run(ctx, k.dir, static(), "go", "build", "-ldflags="+k.ldflags(), "-o", to, pkg)
 }
@@ -251,8 +247,7 @@ func contents(dir string, names ...string) ([]string, error) {
 	return all, nil
 }
 
-// goVersion is the version of the Go toolchain in use, an input of every
-// build. Without one the builds themselves will say so.
+// goVersion returns the version of the Go toolchain, an input of every build. If there is none, the builds report that.
 func goVersion(ctx context.Context) string {
 	out, err := exec.CommandContext(ctx, "go", "env", "GOVERSION").Output()
 	if err != nil {

@@ -16,8 +16,7 @@ import (
 	"wayleave.dev/lab/place"
 )
 
-// api is a minimal client of the API server, so that this program needs
-// nothing of Kubernetes.
+// api is a minimal client of the API server, so that this program depends on nothing of Kubernetes.
 type api struct {
 	server string
 	http   *http.Client
@@ -39,7 +38,7 @@ func newAPI(dirs place.Dirs, port int) (*api, error) {
 		http: &http.Client{Transport: transport, Timeout: 10 * time.Second}}, nil
 }
 
-// get reads a path; into is nil when only success matters.
+// get reads a path; into is nil if only success matters.
 func (a *api) get(ctx context.Context, path string, into any) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, a.server+path, nil)
 	if err != nil {
@@ -66,7 +65,7 @@ func (a *api) get(ctx context.Context, path string, into any) error {
 	return nil
 }
 
-// apiNode is what is used of a Node.
+// apiNode contains the fields of a Node that are used.
 type apiNode struct {
 	Metadata struct {
 		Name string `json:"name"`

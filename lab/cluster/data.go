@@ -7,9 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// prepareData makes sure that containers' overlays can be on the folder of
-// the data: where that is an overlay itself (a lab in a container), it gets a
-// tmpfs.
+// prepareData ensures that containers' overlays can be on the data folder: if that is an overlay itself (a lab in a
+// container), it gets a tmpfs.
 func (u *up) prepareData() error {
 	var s unix.Statfs_t
 	if err := unix.Statfs(u.Dirs.Data, &s); err != nil {
@@ -25,8 +24,7 @@ func (u *up) prepareData() error {
 	return nil
 }
 
-// kubectlHint is what to add for a user who has no kubectl; nothing for one
-// who has.
+// kubectlHint returns the advice for a user without kubectl; empty for one with it.
 func kubectlHint(built string) string {
 	if found, err := exec.LookPath("kubectl"); err == nil {
 		if exec.Command(found, "version", "--client").Run() == nil {

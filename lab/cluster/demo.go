@@ -8,7 +8,7 @@ import (
 	"wayleave.dev/lab/demo"
 )
 
-// Demo plays the checks of the guided tour that which selects, on the lab that is up.
+// Demo runs the selected checks of the guided tour on the running lab.
 func (l *Lab) Demo(ctx context.Context, which demo.Selection) error {
 	s, err := load(l.Dirs)
 	if err != nil {

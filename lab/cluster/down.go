@@ -18,8 +18,7 @@ import (
 
 const downDeadline = time.Minute
 
-// Down takes the lab down. A lab that is not up, or only in parts, is no
-// error.
+// Down takes the lab down. It is not an error if no lab is up, or only parts of one.
 func (l *Lab) Down(ctx context.Context) error {
 	if os.Geteuid() != 0 {
 		return errors.New("lab: removing namespaces needs root")
@@ -38,7 +37,7 @@ func (l *Lab) down(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, downDeadline, errors.New("the lab does not go down"))
 	defer cancel()
-	// With the first process of a machine, all others in it end.
+	// When the first process of a machine ends, the kernel ends all others in it.
 	records, err := process.LoadAll(l.Dirs.Processes())
 	if err != nil {
 		// The process is found below, without its record.
@@ -64,9 +63,8 @@ func (l *Lab) down(ctx context.Context) error {
 	return nil
 }
 
-// killStrays ends what has no record: what people started in the lab's
-// namespaces, by "lab exec" for example, and what an "up" that was killed had
-// just started.
+// killStrays ends processes without a record: those that people started in the lab's namespaces, by "lab exec" for
+// example, and those that a killed "up" had just started.
 func (l *Lab) killStrays(ctx context.Context) error {
 	strays, err := process.Executing(l.self())
 	if err != nil {
@@ -87,8 +85,7 @@ func (l *Lab) killStrays(ctx context.Context) error {
 	return nil
 }
 
-// unmountBelow unmounts what is mounted at or below dir in this mount
-// namespace, innermost first.
+// unmountBelow removes the mounts at or below dir in this mount namespace, innermost first.
 func unmountBelow(dir string) error {
 	data, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {

@@ -12,9 +12,8 @@ import (
 	"wayleave.dev/lab/node"
 )
 
-// Exec runs a command on a machine of the lab (a node, "control", "outside")
-// with this process's standard files; a shell if there is no command. The
-// error is an *exec.ExitError when the command ran and failed.
+// Exec runs a command on a machine of the lab (a node, "control", "outside") with this process's standard files; a
+// shell if there is no command. The error is an *exec.ExitError if the command ran and failed.
 func (l *Lab) Exec(ctx context.Context, machine string, command []string) error {
 	s, err := load(l.Dirs)
 	if err != nil {
@@ -40,10 +39,10 @@ func (l *Lab) Exec(ctx context.Context, machine string, command []string) error 
 	return cmd.Run()
 }
 
-// clients are the machines that are a network namespace and nothing else, with its name.
+// clients are the machines that consist of a network namespace only, with its name.
 var clients = map[string]string{"outside": fabric.Outside, "client": fabric.Client}
 
-// Cable plugs a node into the network, or pulls its cable.
+// Cable connects a node to the network, or disconnects it.
 func (l *Lab) Cable(_ context.Context, machine string, in bool) error {
 	s, err := load(l.Dirs)
 	if err != nil {
@@ -54,7 +53,7 @@ func (l *Lab) Cable(_ context.Context, machine string, in bool) error {
 			return fabric.Cable(machine, in)
 		}
 	}
-	return fmt.Errorf("cable: %q is no node of this lab", machine)
+	return fmt.Errorf("cable: %q is not a node of this lab", machine)
 }
 
 func (l *Lab) in(ctx context.Context, s state, machine string, command []string) (*exec.Cmd, error) {
@@ -81,11 +80,11 @@ func (l *Lab) in(ctx context.Context, s state, machine string, command []string)
 		cmd.Env = append(cmd.Env, env...)
 		return cmd, inGroups(cmd, machine)
 	}
-	return nil, fmt.Errorf("%q is not a machine of this lab; there are %s", machine, strings.Join(known, ", "))
+	return nil, fmt.Errorf("%q is not a machine of this lab; allowed: %s", machine, strings.Join(known, ", "))
 }
 
-// inGroups makes a command join the node's cgroups first, since programs that
-// the node attached to them are to see its traffic too.
+// inGroups makes a command join the node's cgroups first, so that programs that the node attached to them see its
+// traffic, too.
 func inGroups(cmd *exec.Cmd, machine string) error {
 	if machine == "control" {
 		return nil

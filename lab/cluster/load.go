@@ -15,8 +15,7 @@ import (
 	"wayleave.dev/lab/process"
 )
 
-// Load puts the images of a docker-archive into every node, and makes the
-// lab's registry serve them.
+// Load imports the images of a docker-archive into every node, and makes the lab's registry serve them.
 func (l *Lab) Load(ctx context.Context, archive string) error {
 	s, err := load(l.Dirs)
 	if err != nil {
@@ -40,8 +39,8 @@ func (l *Lab) Load(ctx context.Context, archive string) error {
 	return group.Wait()
 }
 
-// importImages gives archives to a node's containerd, as soon as it listens.
-// The archive is the standard input: a node need not see where it is.
+// importImages imports archives into a node's containerd, once it listens. The archive is passed as standard input: the
+// node need not see the file.
 func (l *Lab) importImages(ctx context.Context, name, ctr string, archives []string) error {
 	began := time.Now()
 	deadline, cancel := context.WithTimeout(ctx, startDeadline)
@@ -75,7 +74,7 @@ func (l *Lab) importImages(ctx context.Context, name, ctr string, archives []str
 	return nil
 }
 
-// inMachine is a command inside of a node or of the control plane.
+// inMachine returns a command that runs inside of a node or of the control plane.
 func (l *Lab) inMachine(ctx context.Context, name string, args ...string) (*exec.Cmd, error) {
 	r, err := process.Load(l.Dirs.Processes(), name)
 	if err != nil {

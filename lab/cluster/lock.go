@@ -1,4 +1,4 @@
-// Package cluster brings a whole lab up and takes it down again.
+// Package cluster brings a complete lab up and takes it down again.
 package cluster
 
 import (
@@ -14,17 +14,16 @@ import (
 	"wayleave.dev/lab/process"
 )
 
-// lockName is of the machine, not of one lab's folders: namespaces and
-// cgroups of labs have fixed names, so there can be one at a time.
+// lockName is global to the machine: namespaces and cgroups of labs have fixed names, so there can be one lab at a
+// time.
 const lockName = "@wayleave-lab"
 
-// lock makes sure that one command at a time changes a lab. The lock is an
-// abstract unix socket: the kernel takes it back when its holder ends, however
-// that happens, and it leaves no file.
+// lock ensures that one command at a time changes a lab. The lock is an abstract unix socket: the kernel releases it
+// when its holder ends, for any reason, and it leaves no file.
 func lock(name string) (unlock func(), err error) {
 	listener, err := net.Listen("unix", name)
 	if errors.Is(err, syscall.EADDRINUSE) {
-		return nil, errors.New(`another "lab up" or "lab down" is at work; wait for it to end`)
+		return nil, errors.New(`another "lab up" or "lab down" is running; wait for it to end`)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("lab: lock: %w", err)
@@ -32,8 +31,7 @@ func lock(name string) (unlock func(), err error) {
 	return func() { listener.Close() }, nil
 }
 
-// others refuses when a lab with other folders is up: its namespaces have the
-// names of ours.
+// others refuses to continue if a lab with other folders is up: its namespaces have the same names.
 func (l *Lab) others() error {
 	for _, name := range []string{fabric.Bridge, fabric.Control} {
 		found, err := process.InNamespace(fabric.File(name))

@@ -18,8 +18,7 @@ import (
 	"wayleave.dev/lab/process"
 )
 
-// prepareNetwork adds to the nodes, before they start, what their network
-// needs.
+// prepareNetwork adds what the network needs to the nodes, before they start.
 func (u *up) prepareNetwork() error {
 	if u.Network == Upstream {
 		return u.prepareUpstream()
@@ -58,7 +57,7 @@ func (u *up) network(ctx context.Context) error {
 	return nil
 }
 
-// withPods adds to an error what the system's pods are doing.
+// withPods adds the state of the system's pods to an error.
 func (u *up) withPods(ctx context.Context, err error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
@@ -71,13 +70,13 @@ func (u *up) withPods(ctx context.Context, err error) error {
 			"--all-containers", "--tail=20"})
 	}
 	for _, args := range questions {
-		out, _ := u.command(ctx, args...).CombinedOutput() // what it says is better than nothing
+		out, _ := u.command(ctx, args...).CombinedOutput() // partial output is better than none
 		err = fmt.Errorf("%w\n%s", err, ending(out))
 	}
 	return err
 }
 
-// ending is the end of a text, short enough for people to read.
+// ending returns the end of a text, short enough to read.
 func ending(text []byte) []byte {
 	const most = 4000
 	text = bytes.TrimSpace(text)
@@ -87,7 +86,7 @@ func ending(text []byte) []byte {
 	return text
 }
 
-// command is a kubectl for the lab on its way up.
+// command returns a kubectl command for the starting lab.
 func (u *up) command(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, u.programs.Kubectl, args...)
 	cmd.Env = append(process.Environment(), "KUBECONFIG="+u.Dirs.Kubeconfig())
@@ -103,8 +102,7 @@ func (u *up) kubectl(ctx context.Context, stdin string, args ...string) error {
 	return nil
 }
 
-// awaitDNS waits until a cluster name can be resolved on every node at the
-// address that pods are given.
+// awaitDNS waits until every node can resolve a cluster name at the DNS address of pods.
 func (u *up) awaitDNS(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, startDeadline, errors.New("the cluster's DNS did not answer in time"))
 	defer cancel()
@@ -121,7 +119,7 @@ func (u *up) awaitDNS(ctx context.Context) error {
 	return nil
 }
 
-// resolve asks a server, from a namespace, for a name that has that address.
+// resolve queries a server, from a namespace, for a name that has that address.
 func resolve(namespace string, server netip.AddrPort, name string, want netip.Addr) error {
 	return fabric.Do(namespace, func() error {
 		client := &dns.Client{Timeout: time.Second}
@@ -139,7 +137,7 @@ func resolve(namespace string, server netip.AddrPort, name string, want netip.Ad
 	})
 }
 
-// buildWayleave has the checkout make its image.
+// buildWayleave makes the checkout build its image.
 func (u *up) buildWayleave(ctx context.Context) error {
 	for _, file := range []string{"Makefile", "deploy/wayleave.yaml"} {
 		if _, err := os.Stat(filepath.Join(u.checkout, file)); err != nil {

@@ -14,29 +14,29 @@ import (
 	"wayleave.dev/lab/place"
 )
 
-// Networks that a lab can be brought up with.
+// Networks of a lab.
 const (
-	Wayleave = "wayleave" // ours, from the checkout
+	Wayleave = "wayleave" // Wayleave, from the checkout
 	None     = "none"     // no CNI, no service proxy, no DNS
 	Upstream = "upstream" // kube-proxy, CoreDNS, the bridge plugin
 )
 
-// Networks is what --network allows.
+// Networks are the values of --network.
 var Networks = []string{Wayleave, None, Upstream}
 
-// ProxyModes is what --proxy-mode allows.
+// ProxyModes are the values of --proxy-mode.
 var ProxyModes = []string{"nftables", "iptables"}
 
-// Settings are what a lab was asked to be.
+// Settings are the requested properties of a lab.
 type Settings struct {
 	Nodes     int    `json:"nodes"`
 	DualStack bool   `json:"dualStack"`
 	Network   string `json:"network"`
-	ProxyMode string `json:"proxyMode"` // of upstream's kube-proxy
-	Keep      bool   `json:"-"`         // what failed to come up, for a look at it
+	ProxyMode string `json:"proxyMode"` // mode of kube-proxy in the upstream network
+	Keep      bool   `json:"-"`         // keep a lab that failed to start, for inspection
 }
 
-// Check names the setting that is wrong.
+// Check returns an error that names the invalid setting.
 func (s Settings) Check() error {
 	if s.Nodes < 1 || s.Nodes > fabric.MaxNodes {
 		return fmt.Errorf("--nodes %d: must be 1 to %d", s.Nodes, fabric.MaxNodes)
@@ -50,7 +50,7 @@ func (s Settings) Check() error {
 	return nil
 }
 
-// state is what is remembered of a lab that is up.
+// state is the stored state of a running lab.
 type state struct {
 	Settings
 	Kubernetes string `json:"kubernetes"` // version
@@ -62,7 +62,7 @@ type state struct {
 
 func stateFile(dirs place.Dirs) string { return filepath.Join(dirs.State, "lab.json") }
 
-// ErrDown says that no lab is up.
+// ErrDown means that no lab is up.
 var ErrDown = errors.New(`no lab is up; "lab up" brings one up`)
 
 func load(dirs place.Dirs) (state, error) {

@@ -9,8 +9,7 @@ import (
 	"wayleave.dev/lab/process"
 )
 
-// Status writes what is up, and which of its processes and nodes are not. It
-// returns ErrDown if nothing is.
+// Status prints what is up, and which of its processes and nodes are not. It returns ErrDown if nothing is up.
 func (l *Lab) Status(ctx context.Context) error {
 	s, err := load(l.Dirs)
 	if err != nil {
@@ -40,12 +39,12 @@ func (l *Lab) Status(ctx context.Context) error {
 		return fmt.Errorf("lab: the API server does not answer: %w", err)
 	}
 	if ended > 0 {
-		return fmt.Errorf(`lab: %d of its processes ended; "lab down" and "lab up" make a new one`, ended)
+		return fmt.Errorf(`lab: %d of its processes have ended; run "lab down" and "lab up" again`, ended)
 	}
 	return nil
 }
 
-// Kubeconfig returns the file to use on this machine, or ErrDown.
+// Kubeconfig returns the file for use on this machine, or ErrDown.
 func (l *Lab) Kubeconfig() (string, error) {
 	if _, err := load(l.Dirs); err != nil {
 		return "", err

@@ -19,17 +19,17 @@ import (
 	"wayleave.dev/lab/place"
 )
 
-// Tests is a choice of Kubernetes' end-to-end tests.
+// Tests selects Kubernetes' end-to-end tests.
 type Tests struct {
 	Filter string // regular expression on full names
 	Skip   string // likewise
-	Procs  int    // how many run at a time
-	// CoreDNS puts CoreDNS into the image of the test program first.
+	Procs  int    // how many run concurrently
+	// CoreDNS adds CoreDNS to the image of the test program first.
 	CoreDNS bool
 }
 
-// Test runs end-to-end tests from the client behind the gateway. It is an error if one
-// fails, or if the filter matches none.
+// Test runs end-to-end tests from the client behind the gateway. It returns an error if one fails, or if the filter
+// matches none.
 func (l *Lab) Test(ctx context.Context, tests Tests) error {
 	for flag, expression := range map[string]string{"FILTER": tests.Filter, "--skip": tests.Skip} {
 		if _, err := regexp.Compile(expression); err != nil {
@@ -88,7 +88,7 @@ func (l *Lab) buildTests(ctx context.Context) (tests *build.Tests, err error) {
 	return tests, err
 }
 
-// loadCoreDNS gives nodes the image of the test program with CoreDNS in it.
+// loadCoreDNS loads the image of the test program with CoreDNS into the nodes.
 func (l *Lab) loadCoreDNS(ctx context.Context) error {
 	return l.building(ctx, func(cache *build.Cache, checkout string) error {
 		programs, err := cache.Programs(ctx, checkout)
@@ -103,7 +103,7 @@ func (l *Lab) loadCoreDNS(ctx context.Context) error {
 	})
 }
 
-// building does something with the cache of builds, alone.
+// building calls a function with exclusive access to the cache of builds.
 func (l *Lab) building(ctx context.Context, do func(cache *build.Cache, checkout string) error) error {
 	checkout, err := place.Checkout()
 	if err != nil {
@@ -121,7 +121,7 @@ func (l *Lab) building(ctx context.Context, do func(cache *build.Cache, checkout
 func (l *Lab) summarize(out string, failed error) error {
 	file, err := os.Open(filepath.Join(out, "junit.xml"))
 	if err != nil {
-		return fmt.Errorf("lab: the tests did not run to their end; see %s: %w", filepath.Join(out, "e2e.log"),
+		return fmt.Errorf("lab: the tests did not complete; see %s: %w", filepath.Join(out, "e2e.log"),
 			errors.Join(failed, err))
 	}
 	defer file.Close()

@@ -26,7 +26,7 @@ import (
 )
 
 const (
-	// firstPort is tried first for the API server on the host's loopback.
+	// firstPort is the first port that is tried for the API server on the host's loopback.
 	firstPort = 16443
 	// RegistryPort is where the lab's registry listens, at the gateway.
 	RegistryPort = 5000
@@ -38,11 +38,11 @@ const (
 type Lab struct {
 	Dirs     place.Dirs
 	Progress *progress.Printer
-	// Out is where programs that are called for the user write.
+	// Out receives the output of programs that run for the user.
 	Out io.Writer
 }
 
-// up is a lab on its way up.
+// up is a lab that is starting.
 type up struct {
 	*Lab
 	Settings
@@ -59,18 +59,16 @@ type up struct {
 	api      *api
 }
 
-// ErrInterrupted says that the user, or the system, stopped a lab on its way
-// up.
+// ErrInterrupted means that the user, or the system, stopped a starting lab.
 var ErrInterrupted = errors.New("interrupted; nothing is left running")
 
-// Up brings a lab up. When that fails, or the context ends, everything that
-// was started is taken down again.
+// Up brings a lab up. If that fails, or the context ends, everything that was started is taken down again.
 func (l *Lab) Up(ctx context.Context, settings Settings) (err error) {
 	if err := settings.Check(); err != nil {
 		return err
 	}
 	if os.Geteuid() != 0 {
-		return errors.New("lab: making namespaces needs root")
+		return errors.New("lab: creating namespaces needs root")
 	}
 	unlock, err := lock(lockName)
 	if err != nil {
@@ -84,15 +82,15 @@ func (l *Lab) Up(ctx context.Context, settings Settings) (err error) {
 	if err := u.build(ctx); err != nil {
 		return err
 	}
-	// What a lab that died left behind would be in the way.
+	// The remains of a lab that died would be in the way.
 	if err := l.down(ctx); err != nil {
 		return err
 	}
 	defer func() {
 		if ctx.Err() != nil {
-			err = ErrInterrupted // what failed because of that says nothing
+			err = ErrInterrupted // other errors are consequences
 		} else if err != nil && settings.Keep {
-			l.Progress.Printf(`left as it is; "lab down" takes it down`)
+			l.Progress.Printf(`the lab is kept; "lab down" takes it down`)
 			return
 		}
 		if err != nil {
@@ -122,9 +120,9 @@ func (l *Lab) refuseSecond() error {
 	return nil
 }
 
-// abandon takes down what failed to come up, keeping its logs.
+// abandon takes down a lab that failed to start, and keeps its logs.
 func (l *Lab) abandon(ctx context.Context) error {
-	// The context may be what ended; taking down must go on.
+	// The context may have ended; the lab must be taken down all the same.
 	interrupted := ctx.Err() != nil
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
@@ -161,8 +159,7 @@ func (l *Lab) keepLogs(to string) error {
 	return nil
 }
 
-// build makes everything that the lab consists of, before anything is
-// started.
+// build builds everything that the lab consists of, before anything is started.
 func (u *up) build(ctx context.Context) (err error) {
 	if u.checkout, err = place.Checkout(); err != nil {
 		return err
@@ -176,7 +173,7 @@ func (u *up) build(ctx context.Context) (err error) {
 		return err
 	}
 	defer unlock()
-	// The last few are what people look at nodes with, and clients outside.
+	// The last few are for people who inspect nodes, and for external clients.
 	need := map[string]string{"runc": "runc", "nsenter": "util-linux", "mount": "mount",
 		"ip": "iproute2", "nft": "nftables", "curl": "curl", "nc": "netcat-openbsd", "ping": "iputils-ping",
 		"pgrep": "procps", "arping": "arping", "ndisc6": "ndisc6"}
@@ -203,12 +200,12 @@ func (u *up) build(ctx context.Context) (err error) {
 	return nil
 }
 
-// Cache is the cache of what was built.
+// Cache returns the cache of builds.
 func (l *Lab) Cache() *build.Cache {
 	return &build.Cache{Dir: l.Dirs.Cache, Progress: l.Progress}
 }
 
-// start starts everything and returns when the cluster's nodes are there.
+// start starts everything and returns when the cluster's nodes are registered.
 func (u *up) start(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, 2*startDeadline, errors.New("the lab did not come up in time"))
 	defer cancel()
@@ -265,11 +262,11 @@ func (u *up) registry() netip.AddrPort {
 	return netip.AddrPortFrom(u.plan.Gateways[0].Addr(), RegistryPort)
 }
 
-// registryDir holds links to the archives that the registry serves.
+// registryDir contains links to the archives that the registry serves.
 func (l *Lab) registryDir() string { return filepath.Join(l.Dirs.State, "registry") }
 
-// self is the copy of this program that runs in the background: the original
-// may be rebuilt, or be a temporary file of "go run".
+// self returns the copy of this program that runs in the background: the original may be rebuilt, or be a temporary
+// file of "go run".
 func (l *Lab) self() string { return filepath.Join(l.Dirs.State, selfName) }
 
 const selfName = "bin/lab"
@@ -285,7 +282,7 @@ func (u *up) copySelf() error {
 	return nil
 }
 
-// freePort finds a port of the loopback that nobody listens on.
+// freePort finds a free port on the loopback.
 func freePort() int {
 	for _, address := range []string{fmt.Sprintf("127.0.0.1:%d", firstPort), "127.0.0.1:0"} {
 		listener, err := net.Listen("tcp", address)
@@ -295,7 +292,7 @@ func freePort() int {
 		defer listener.Close()
 		return listener.Addr().(*net.TCPAddr).Port
 	}
-	return firstPort // the forwarder will say what is wrong
+	return firstPort // the forwarder will report the error
 }
 
 func (u *up) startFabric(context.Context) error {
@@ -380,8 +377,8 @@ func (u *up) startNodes(ctx context.Context) error {
 	return group.Wait()
 }
 
-// awaitNodes waits until every node has an address range for its pods, and
-// makes the control plane send there what is for pods.
+// awaitNodes waits until every node has an address range for its pods, and adds routes for these ranges to the control
+// plane.
 func (u *up) awaitNodes(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, startDeadline, errors.New("nodes did not register in time"))
 	defer cancel()
@@ -416,7 +413,7 @@ func (u *up) awaitNodes(ctx context.Context) error {
 	return nil
 }
 
-// awaitReady waits until every node says that it is ready.
+// awaitReady waits until every node reports that it is ready.
 func (u *up) awaitReady(ctx context.Context) error {
 	return process.WaitFor(ctx, "all nodes to be Ready", 200*time.Millisecond, func() error {
 		nodes, err := u.api.nodes(ctx)
@@ -432,14 +429,14 @@ func (u *up) awaitReady(ctx context.Context) error {
 	})
 }
 
-// remember writes down what is coming up, for the other commands.
+// remember stores the state of the starting lab, for other commands.
 func (u *up) remember() error {
 	s := state{Settings: u.Settings, Kubernetes: u.programs.KubernetesVersion, Port: u.port,
 		Kubectl: u.programs.Kubectl, Ctr: u.programs.Ctr, Agnhost: u.programs.AgnhostVersion}
 	return s.save(u.Dirs)
 }
 
-// finish tells the user how to use what is up.
+// finish tells the user how to use the lab.
 func (u *up) finish() {
 	u.Progress.Printf("up: Kubernetes %s, %d nodes, network %s", u.programs.KubernetesVersion, u.Nodes, u.Network)
 	fmt.Fprintf(u.Out, "export KUBECONFIG=%s\n", u.Dirs.Kubeconfig())

@@ -18,10 +18,10 @@ import (
 	"wayleave.dev/lab/process"
 )
 
-// plugins are the reference plugins that the upstream network consists of.
+// plugins are the reference plugins of the upstream network.
 var plugins = []string{"main/bridge", "meta/portmap", "ipam/host-local"}
 
-// upstreamParts is what only the upstream network needs.
+// upstreamParts are the parts that only the upstream network needs.
 type upstreamParts struct {
 	plugins *build.CNIPlugins
 }
@@ -40,8 +40,7 @@ func (u *up) buildUpstream(ctx context.Context) error {
 	return nil
 }
 
-// prepareUpstream gives each node the plugins and a kube-proxy, as a program
-// of the node.
+// prepareUpstream gives each node the plugins and a kube-proxy, as a program of the node.
 func (u *up) prepareUpstream() error {
 	if err := u.ca.Issue(pki.Request{Name: "kube-proxy", CommonName: "system:kube-proxy"}); err != nil {
 		return err
@@ -81,8 +80,8 @@ func (u *up) podRanges() []netip.Prefix {
 	return ranges
 }
 
-// proxyConfig renders kube-proxy's configuration. It must not change the
-// size of the connection table, which is the whole machine's.
+// proxyConfig renders kube-proxy's configuration. It must not change the size of the connection tracking table, which
+// is the machine's.
 func proxyConfig(mode, name string, pods []netip.Prefix) string {
 	var ranges []string
 	for _, p := range pods {
@@ -98,9 +97,8 @@ conntrack: {maxPerCore: 0, min: 0}
 `
 }
 
-// connect makes the pod network: a bridge on each node by the reference
-// plugin, a route to each other node, and masquerading of what leaves the
-// pods' ranges. The plugin's own masquerading would hide pods from those of
+// connect creates the pod network: a bridge on each node by the reference plugin, a route to each other node, and
+// masquerading of packets that leave the pods' ranges. The plugin's own masquerading would hide pods from those of
 // other nodes.
 func (u *up) connect(nodes map[string]apiNode) error {
 	for i, m := range u.plan.Nodes {

@@ -1,6 +1,5 @@
-// Package control renders a Kubernetes control plane: etcd, API server,
-// controller manager and scheduler, with the flags that kubeadm gives them
-// where those matter to a network.
+// Package control renders a Kubernetes control plane: etcd, API server, controller manager and scheduler, with
+// kubeadm's flags as far as they matter to a network.
 package control
 
 import (
@@ -16,7 +15,7 @@ import (
 // Port is where the API server listens, on the fabric.
 const Port = 6443
 
-// Config is what a control plane is made of.
+// Config describes a control plane.
 type Config struct {
 	Plan  fabric.Plan
 	Dual  bool
@@ -30,8 +29,8 @@ func (c Config) Server() string {
 	return "https://" + netip.AddrPortFrom(c.Plan.Control.V4(), Port).String()
 }
 
-// WriteKeys makes everything that components prove themselves by, and the
-// kubeconfigs of the control plane. The authority can go on to issue more.
+// WriteKeys creates all keys and certificates of the components, and the kubeconfigs of the control plane. The
+// authority can issue more.
 func (c Config) WriteKeys() (*pki.Authority, error) {
 	ca, err := pki.NewAuthority(c.PKI, "ca")
 	if err != nil {
@@ -74,8 +73,8 @@ func (c Config) requests() []pki.Request {
 	}
 }
 
-// serving is every address that a client may know the API server by: on the
-// fabric, on the host's loopback, and as Service "kubernetes".
+// serving returns every address by which a client may reach the API server: on the fabric, on the host's loopback, and
+// as Service "kubernetes".
 func (c Config) serving() []netip.Addr {
 	all := []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.IPv6Loopback(), fabric.ServicesV4.Addr().Next()}
 	if c.Dual {
@@ -95,7 +94,7 @@ func (c Config) ranges(v4, v6 netip.Prefix) string {
 	return v4.String()
 }
 
-// Services are the programs of the control plane, in the order of their start.
+// Services returns the programs of the control plane, in the order of their start.
 func (c Config) Services() []process.Service {
 	return []process.Service{
 		c.service("etcd",
@@ -137,8 +136,7 @@ func (c Config) apiServer() []string {
 		"--requestheader-allowed-names=front-proxy-client",
 		"--requestheader-extra-headers-prefix=X-Remote-Extra-", "--requestheader-group-headers=X-Remote-Group",
 		"--requestheader-username-headers=X-Remote-User",
-		// No service proxy runs beside the API server: it calls the pods
-		// behind a Service itself.
+		// No service proxy runs beside the API server: it calls the pods behind a Service directly.
 		"--enable-aggregator-routing=true",
 		"--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction",
 		"--allow-privileged=true", "--profiling=false",
@@ -159,7 +157,7 @@ func (c Config) controllerManager() []string {
 		"--requestheader-client-ca-file=" + in("front-proxy-ca.crt"),
 		"--cluster-signing-cert-file=" + in("ca.crt"), "--cluster-signing-key-file=" + in("ca.key"),
 		"--service-account-private-key-file=" + in("sa.key"),
-		// The default is a folder of the host's, and is made.
+		// The default is a folder of the host, which would be created.
 		"--flex-volume-plugin-dir=" + filepath.Join(c.State, "volume-plugins"),
 	}
 	if c.Dual {

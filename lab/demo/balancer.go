@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// failover is how long an address may be answered by nobody new.
+// failover is how long an address may be unanswered until another node takes over.
 const failover = 2 * time.Second
 
 const poolYAML = `apiVersion: wayleave.dev/v1alpha1
@@ -38,7 +38,7 @@ spec:
   ports: [{port: 80, targetPort: 8080}]
 `
 
-// pool is made of addresses of the nodes' segment, in the families that nodes have.
+// pool consists of addresses of the nodes' segment, in the families that nodes have.
 func (t *Tour) pool(ctx context.Context) (string, error) {
 	addrs, err := t.fields(ctx, `{.items[0].status.addresses[?(@.type=="InternalIP")].address}`, "nodes")
 	if err != nil {
@@ -55,7 +55,7 @@ func (t *Tour) pool(ctx context.Context) (string, error) {
 	return strings.Join(ranges, ", "), nil
 }
 
-// addresses are those that a Service has.
+// addresses returns the addresses of a Service.
 func (t *Tour) addresses(ctx context.Context, service string) ([]string, error) {
 	l, err := t.fields(ctx, "{.status.loadBalancer.ingress[*].ip}", "service", service)
 	if err == nil && len(l) == 0 {
@@ -64,7 +64,7 @@ func (t *Tour) addresses(ctx context.Context, service string) ([]string, error) 
 	return l, err
 }
 
-// balanced gives Services addresses, which answer on the local network.
+// balanced checks that Services get addresses, which answer on the local network.
 func balanced(ctx context.Context, t *Tour) error {
 	pool, err := t.pool(ctx)
 	if err != nil {
@@ -93,7 +93,7 @@ func balanced(ctx context.Context, t *Tour) error {
 			}
 			owner, err := t.owner(ctx, a)
 			if err == nil && owner == "" {
-				err = fmt.Errorf("`wayleave status --vips` knows no owner of %s", a)
+				err = fmt.Errorf("`wayleave status --vips` shows no owner of %s", a)
 			}
 			if err != nil {
 				return err
@@ -111,8 +111,8 @@ func bracket(a string) string {
 	return a
 }
 
-// keepsClient: with externalTrafficPolicy Local the node that has the endpoint answers,
-// and the endpoint sees the client's own address.
+// keepsClient: with externalTrafficPolicy Local the node with the endpoint answers, and the endpoint sees the client's
+// own address.
 func keepsClient(ctx context.Context, t *Tour) error {
 	return eventually(ctx, func() error {
 		list, err := t.addresses(ctx, "public-local")
@@ -146,14 +146,13 @@ func keepsClient(ctx context.Context, t *Tour) error {
 	})
 }
 
-// owner is the node that answers for an address, as the agents say.
+// owner returns the node that answers for an address, as the agents report.
 func (t *Tour) owner(ctx context.Context, addr string) (string, error) {
 	owners, err := t.owners(ctx)
 	return owners[addr], err
 }
 
-// owners asks the agents which addresses they answer for: what an agent says of itself is
-// what is.
+// owners asks the agents which addresses they answer for.
 func (t *Tour) owners(ctx context.Context) (map[string]string, error) {
 	lines, err := t.kubectl(ctx, "-n", "kube-system", "get", "pods", "-l", "app.kubernetes.io/name=wayleave", "-o",
 		`jsonpath={range .items[*]}{.metadata.name} {.spec.nodeName}{"\n"}{end}`)
@@ -169,7 +168,7 @@ func (t *Tour) owners(ctx context.Context) (map[string]string, error) {
 		table, err := t.kubectl(ctx, "-n", "kube-system", "exec", f[0], "-c", "agent", "--", "/wayleave",
 			"status", "--vips")
 		if err != nil {
-			continue // it is being replaced
+			continue // being replaced
 		}
 		for row := range strings.Lines(table) {
 			cells := strings.Fields(row)
@@ -185,8 +184,8 @@ func (t *Tour) owners(ctx context.Context) (map[string]string, error) {
 	return out, nil
 }
 
-// spreads: many addresses are owned evenly. With 90 over 3 nodes, fewer than 15 or more than
-// 45 for one has a chance below one in a thousand, and the names are always the same.
+// spreads: ownership of many addresses is spread evenly. With 90 over 3 nodes, the probability that one owns fewer than
+// 15 or more than 45 is below one in a thousand, and the names are always the same.
 func spreads(ctx context.Context, t *Tour) error {
 	const many = 90
 	var yaml strings.Builder
@@ -213,7 +212,7 @@ func spreads(ctx context.Context, t *Tour) error {
 		count := map[string]int{}
 		for _, a := range list {
 			if owners[a] == "" {
-				return fmt.Errorf("nobody answers for %s", a)
+				return fmt.Errorf("no node answers for %s", a)
 			}
 			count[owners[a]]++
 		}
@@ -228,8 +227,8 @@ func spreads(ctx context.Context, t *Tour) error {
 	return errors.Join(err, gone)
 }
 
-// moves disturbs the owner of an address in some ways; each time another node must answer
-// within the bound, as the client outside sees it.
+// moves disturbs the owner of an address in several ways; each time another node must answer within the bound, as seen
+// by the external client.
 func moves(ctx context.Context, t *Tour) error {
 	list, err := t.addresses(ctx, "public")
 	if err != nil {
@@ -242,7 +241,7 @@ func moves(ctx context.Context, t *Tour) error {
 		}{
 			{"its agent is killed", killAgent, nil},
 			{"its agent is told to end", deleteAgent, nil},
-			{"it is cut off", cut, mend},
+			{"its network is disconnected", cut, mend},
 		} {
 			if err := t.move(ctx, addr, way.name, way.do, way.undo); err != nil {
 				return fmt.Errorf("%s, when %s: %w", addr, way.name, err)
@@ -254,7 +253,7 @@ func moves(ctx context.Context, t *Tour) error {
 
 func (t *Tour) move(ctx context.Context, addr, name string, do, undo func(context.Context, *Tour, string) error) error {
 	var owner string
-	err := eventually(ctx, func() (err error) { // after the last one everybody must be there again
+	err := eventually(ctx, func() (err error) { // after the last one all nodes must be back
 		if err := statusFine(ctx, t); err != nil {
 			return err
 		}
@@ -296,7 +295,7 @@ func (t *Tour) move(ctx context.Context, addr, name string, do, undo func(contex
 	return nil
 }
 
-// mac is who answers for an address, asked by the client outside.
+// mac returns which node answers for an address, asked by the external client.
 func (t *Tour) mac(ctx context.Context, addr string) (string, error) {
 	args := []string{"arping", "-r", "-c", "1", "-w", "0.3", "-I", "eth0", addr}
 	if strings.Contains(addr, ":") {
@@ -306,7 +305,7 @@ func (t *Tour) mac(ctx context.Context, addr string) (string, error) {
 	macs := slices.Compact(strings.Fields(strings.ToLower(out)))
 	switch {
 	case len(macs) == 0:
-		return "", errors.Join(err, fmt.Errorf("nobody answers for %s", addr))
+		return "", errors.Join(err, fmt.Errorf("no node answers for %s", addr))
 	case len(macs) > 1:
 		return "", fmt.Errorf("several answer for %s: %v", addr, macs)
 	}
@@ -324,7 +323,7 @@ func deleteAgent(ctx context.Context, t *Tour, node string) error {
 	return err
 }
 
-// cut pulls the node's cable: its end of the link loses the carrier.
+// cut disconnects the node's cable: its end of the link loses the carrier.
 func cut(ctx context.Context, t *Tour, node string) error { return t.cable(ctx, node, "down") }
 
 func mend(ctx context.Context, t *Tour, node string) error { return t.cable(ctx, node, "up") }
@@ -334,8 +333,8 @@ func (t *Tour) cable(ctx context.Context, node, state string) error {
 	return err
 }
 
-// stays replaces every agent while the client outside asks who has an address: it is the
-// same node all the time, since each node's next agent follows at once.
+// stays replaces every agent while the external client asks who has an address: it is always the same node, since each
+// node's next agent takes over at once.
 func stays(ctx context.Context, t *Tour) error {
 	list, err := t.addresses(ctx, "public")
 	if err != nil {
@@ -368,7 +367,7 @@ func stays(ctx context.Context, t *Tour) error {
 	}
 	macs := strings.Fields(a.out)
 	if slices.ContainsFunc(macs, func(m string) bool { return m != before }) || len(macs) < asked-asked/10 {
-		return fmt.Errorf("of %d questions %d were answered, by %v and not only by %s", asked, len(macs),
+		return fmt.Errorf("of %d requests %d were answered, by %v and not only by %s", asked, len(macs),
 			slices.Compact(macs), before)
 	}
 	return statusFine(ctx, t)

@@ -20,7 +20,7 @@ func chapters() []chapter {
 			{name: "rollout", say: "the DaemonSet wayleave is rolled out", run: rollout, within: 2 * time.Minute},
 			{name: "status", say: "`wayleave status` finds nothing wrong on any node", run: statusFine,
 				within: time.Minute},
-			{name: "listeners", say: "what listens on each node is in the table of docs/security.md",
+			{name: "listeners", say: "every listening socket of each node is in the table of docs/security.md",
 				run: listenersKnown, within: time.Minute},
 			{name: "status-cluster", say: "`wayleave status` from outside of the nodes shows all of them in one table",
 				run: statusOfAll, within: time.Minute},
@@ -29,7 +29,7 @@ func chapters() []chapter {
 			{name: "support-bundle", say: "`wayleave support-bundle` is complete, and has the state of each node",
 				run: bundled, within: 2 * time.Minute},
 		}},
-		{"A Service, as the mission writes it", []check{
+		{"A Service", []check{
 			{name: "create", say: "kubectl create deployment, kubectl expose", run: createBackend,
 				within: 2 * time.Minute},
 			{name: "get-services", say: "kubectl get services, describe service, get endpoints",
@@ -39,7 +39,7 @@ func chapters() []chapter {
 			{name: "every-node", say: "ClusterIP, backend, backend.default and the full name, from a pod on every node",
 				run: everyNode, within: 2 * time.Minute},
 			{name: "host", say: "the ClusterIP from the nodes themselves", run: fromHosts, within: 0},
-			{name: "spread", say: "a fair spread over 3 pods", run: spread, within: 0},
+			{name: "spread", say: "connections are spread evenly over 3 pods", run: spread, within: 0},
 			{name: "refuse", say: "a Service without endpoints refuses at once", run: refuses, within: 0},
 			{name: "replace", say: "a backend killed and replaced under requests: none lost once its endpoint is gone",
 				run: replaced, within: 2 * time.Minute},
@@ -49,28 +49,30 @@ func chapters() []chapter {
 				within: 2 * time.Minute},
 			{name: "headless", say: "a headless Service answers with all pod addresses", run: headless,
 				within: 2 * time.Minute},
-			{name: "statefulset", say: "mysql-0.mysql and its brothers", run: statefulSet, within: 2 * time.Minute},
+			{name: "statefulset", say: "mysql-0.mysql and the other pods of the StatefulSet", run: statefulSet,
+				within: 2 * time.Minute},
 			{name: "externalname", say: "ExternalName is a CNAME", run: externalName, within: 0},
 		}},
 		{"DNS as pods see it", []check{
-			{name: "resolvconf", say: "/etc/resolv.conf as the mission shows it", run: resolvConf, within: 0},
+			{name: "resolvconf", say: "/etc/resolv.conf of a pod", run: resolvConf, within: 0},
 			{name: "autopath", say: "google.com with ndots:5 is answered at the first step of the walk",
 				run: firstStep, within: 0},
-			{name: "ndots5", say: "google.com with ndots:5 walks four steps, where a pod's search list is its own",
+			{name: "ndots5", say: "google.com with ndots:5 takes four steps in a pod with its own search list",
 				run: fourSteps, within: 0},
-			{name: "ndots1", say: "google.com with ndots:1 takes one", run: oneStep, within: 0},
+			{name: "ndots1", say: "google.com with ndots:1 takes one step", run: oneStep, within: 0},
 			{name: "dns-query", say: "`wayleave dns query --as` shows each step and its source",
 				run: shownSteps, within: 0},
 		}},
 		{"The pod network", []check{
 			{name: "pod-to-pod", say: "pod to pod across nodes: the source address seen is the pod's own",
 				run: podToPod, within: 0},
-			{name: "pod-to-outside", say: "a pod reaches outside under its node's address",
+			{name: "pod-to-outside", say: "a pod reaches external hosts with its node's address",
 				run: podToOutside, within: 0},
 		}},
 		{"LoadBalancer without a cloud", []check{
 			{name: "loadbalancer",
-				say: "an AddressPool, type LoadBalancer: kubectl get svc shows the address, and it answers outside",
+				say: "an AddressPool, type LoadBalancer: kubectl get svc shows the address, which answers " +
+					"external clients",
 				run: balanced, within: time.Minute},
 			{name: "lb-local", say: "externalTrafficPolicy Local: the node with the endpoint answers, and the " +
 				"endpoint sees the client's address", run: keepsClient, within: time.Minute},
@@ -80,25 +82,26 @@ func chapters() []chapter {
 				say: "a rollout on all nodes: the address stays with its node, and is answered all the time",
 				run: stays, within: 2 * time.Minute, long: true},
 			{name: "lb-failover",
-				say: "the owner's agent killed, told to end, its node cut off: another node answers within 2 s",
+				say: "the owner's agent killed, terminated, its node disconnected: another node answers within 2 s",
 				run: moves, within: 5 * time.Minute},
 		}},
 		{"NetworkPolicy", []check{
-			{name: "policy", say: "the mission's policies: open, deny-all, frontend to backend:8080, by namespace, " +
+			{name: "policy", say: "policies: open, deny-all, frontend to backend:8080, by namespace, " +
 				"egress to database and DNS", run: policed, within: 3 * time.Minute},
 			{name: "policy-explain", say: "`wayleave explain policy` says which policy allows or denies",
 				run: explained, within: 0},
 			{name: "policy-drops", say: "`wayleave status --policies` counts what was dropped, by pod and policy",
 				run: dropped, within: 0},
 			{name: "policy-newcomer",
-				say: "pods that send before anything else: what policy forbids does not pass once", run: newcomer,
+				say: "pods that send at once: nothing that policy forbids passes", run: newcomer,
 				within: 3 * time.Minute},
 		}},
 		{"Ingress", []check{
-			{name: "ingress", say: "the mission's main-ingress, from outside: app1 and app2 by host and path",
+			{name: "ingress", say: "an Ingress, from outside: app1 and app2 by host and path",
 				run: routed, within: 3 * time.Minute},
 			{name: "ingress-tls",
-				say: "kubectl create secret tls: https by name, http is sent to it, no other host has the certificate",
+				say: "kubectl create secret tls: https by name, http redirects to it, no other host gets " +
+					"the certificate",
 				run: encrypted, within: time.Minute},
 			{name: "ingress-upgrade", say: "a rollout on all nodes under requests through the Ingress: 0 lost",
 				run: routedOn, within: 3 * time.Minute, long: true},
@@ -106,21 +109,22 @@ func chapters() []chapter {
 		{"Wrong input", []check{
 			{name: "policy-event", say: "a NetworkPolicy that selects nothing gets an Event that names the field",
 				run: idle, within: 2 * time.Minute},
-			{name: "bad-event", say: "a bad EndpointSlice gets an Event that names the field, and harms no other",
+			{name: "bad-event",
+				say: "an invalid EndpointSlice gets an Event that names the field, and affects no other",
 				run: badSlice, within: 0},
 		}},
-		{"What accounts may do", []check{
+		{"Rights of accounts", []check{
 			{name: "rights", say: "`kubectl auth can-i --list` of agents and writer; an agent's token writes the " +
 				"Lease of its own node and nothing else", run: limited, within: 2 * time.Minute},
-			{name: "writer", say: "the elected writer is taken away: the other gives a Service its address, and the " +
-				"key of heartbeats stays", run: rewritten, within: 2 * time.Minute},
+			{name: "writer", say: "the elected writer is deleted: the other one gives a Service its address, and the " +
+				"heartbeat key stays", run: rewritten, within: 2 * time.Minute},
 			{name: "upgrade-from",
 				say: "an earlier version is upgraded to this one under the loss meter: 0 lost, and no policy opens",
 				run: upgraded, within: 4 * time.Minute, apart: true},
 			{name: "downgrade-to", say: "and back to the earlier version: 0 lost, and no policy opens", run: downgraded,
 				within: 4 * time.Minute, apart: true},
 		}},
-		{"Restart is a feature", []check{
+		{"Restarts and upgrades", []check{
 			{name: "kill-agent",
 				say: "every agent killed with SIGKILL under the loss meter: 0 lost, and no policy opens",
 				run: killAgents, within: 3 * time.Minute},
@@ -128,13 +132,13 @@ func chapters() []chapter {
 				"the loss meter: 0 unanswered after one retry", run: killDNS, within: 3 * time.Minute, long: true},
 			{name: "dns-api-loss", say: "the API server hangs, and the meter's node loses its DNS server and its " +
 				"agent at once: 0 unanswered after one retry", run: loseAPI, within: 3 * time.Minute, long: true},
-			{name: "upgrade", say: "a rollout on all nodes to other routing (VXLAN) and back under the loss meter: " +
+			{name: "upgrade", say: "a rollout on all nodes to VXLAN routing and back under the loss meter: " +
 				"0 lost, and no policy opens", run: upgrade, within: 4 * time.Minute},
 			{name: "modes", say: "a rollout on all nodes to mode iptables, `iptables -t nat -L KUBE-SERVICES`, and " +
 				"back to nftables under the loss meter: 0 lost, and no policy opens", run: modes,
 				within: 4 * time.Minute, long: true},
 			{name: "refuse-mode",
-				say: "a mode that cannot be is refused by name, and the agents of before go on under the loss " +
+				say: "an impossible mode is refused by name, and the previous agents continue under the loss " +
 					"meter: 0 lost", run: refuseMode, within: 3 * time.Minute, long: true},
 		}},
 		handovers(),
@@ -151,7 +155,7 @@ func rollout(ctx context.Context, t *Tour) error {
 	return err
 }
 
-// agents are the wayleave pods.
+// agents returns the wayleave pods.
 func (t *Tour) agents(ctx context.Context) ([]string, error) {
 	return t.fields(ctx, "{.items[*].metadata.name}", "-n", "kube-system", "pods", "-l",
 		"app.kubernetes.io/name=wayleave")
@@ -167,7 +171,7 @@ func statusFine(ctx context.Context, t *Tour) error {
 		if err != nil {
 			return err
 		}
-		if len(pods) != len(nodes) { // also while an upgrade's surge pod is there
+		if len(pods) != len(nodes) { // also while an upgrade's surge pod exists
 			return fmt.Errorf("%d agents on %d nodes", len(pods), len(nodes))
 		}
 		for _, p := range pods {
@@ -182,7 +186,7 @@ func statusFine(ctx context.Context, t *Tour) error {
 
 func (t *Tour) image() string { return "registry.k8s.io/e2e-test-images/agnhost:" + t.Agnhost }
 
-// createBackend is the mission's story, and a client pod on every node.
+// createBackend creates the example's Deployment and Service, and a client pod on every node.
 func createBackend(ctx context.Context, t *Tour) error {
 	steps := [][]string{
 		{"create", "deployment", "backend", "--image=" + t.image(), "--replicas=3", "--port=8080", "--", "/agnhost",
@@ -204,7 +208,7 @@ func createBackend(ctx context.Context, t *Tour) error {
 	return err
 }
 
-// isThere says that kubectl failed because an earlier tour made the object.
+// isThere reports whether kubectl failed because an earlier tour created the object.
 func isThere(err error) bool {
 	return strings.Contains(err.Error(), "AlreadyExists") || strings.Contains(err.Error(), "already exists")
 }
@@ -249,8 +253,8 @@ func busybox(ctx context.Context, t *Tour) error {
 		return err
 	}
 	return eventually(ctx, func() error {
-		// busybox asks for every step of the search list and fails on the NXDOMAINs
-		// of the others, on any cluster; what counts is that the address is there.
+		// busybox queries every step of the search list and fails on the NXDOMAINs of the others, in any cluster; only
+		// the presence of the address counts.
 		out, _ := t.in(ctx, "debug", "nslookup", "backend")
 		if err := want(out, ip); err != nil {
 			return err
@@ -298,8 +302,8 @@ func fromHosts(ctx context.Context, t *Tour) error {
 	return nil
 }
 
-// spread asks 300 times: with 3 equal pods, fewer than 60 or more than 140 for one
-// has a chance below one in a million.
+// spread sends 300 requests: with 3 equal pods, the probability that one gets fewer than 60 or more than 140 is below
+// one in a million.
 func spread(ctx context.Context, t *Tour) error {
 	pods, err := t.clients(ctx)
 	if err != nil {
@@ -339,7 +343,7 @@ func refuses(ctx context.Context, t *Tour) error {
 		if err == nil {
 			return errors.New("somebody answered")
 		}
-		// curl ends with 7 when the connection was refused, with 28 when nobody answered.
+		// curl exits with 7 if the connection was refused, with 28 without an answer.
 		m := regexp.MustCompile(`after (\d+) ms`).FindStringSubmatch(out)
 		if !strings.Contains(err.Error(), "exit code 7") || m == nil || len(m[1]) > 3 {
 			return fmt.Errorf("not refused at once but: %w (%s)", err, out)
@@ -348,13 +352,11 @@ func refuses(ctx context.Context, t *Tour) error {
 	})
 }
 
-// replaced kills a backend under the loss meter. Until the endpoint controller
-// has heard of it, new connections may still go to the dead pod; from then on
-// nothing may be lost. The pods need a readiness probe for that: without one
-// the kubelet calls a pod ready before its program listens, and whoever asks it
-// then is refused.
+// replaced kills a backend under the loss meter. Until the endpoint controller notices, new connections may still go to
+// the dead pod; from then on nothing may be lost. The pods need a readiness probe for that: without one the kubelet
+// reports a pod as ready before its program listens, and its clients are refused.
 func replaced(ctx context.Context, t *Tour) error {
-	// The CPU request keeps the measured pods from waiting for the CPU while agents start.
+	// The CPU request ensures that the measured pods get CPU while agents start.
 	probe := `[{"op":"add","path":"/spec/template/spec/containers/0/readinessProbe",
 		"value":{"periodSeconds":1,"httpGet":{"port":8080,"path":"/hostname"}}},
 		{"op":"add","path":"/spec/template/spec/containers/0/resources","value":{"requests":{"cpu":"100m"}}}]`
@@ -379,7 +381,7 @@ func replaced(ctx context.Context, t *Tour) error {
 		addrs, err := t.fields(ctx, "{.items[*].endpoints[*].addresses[*]}", "endpointslices", "-l",
 			"kubernetes.io/service-name=backend")
 		if err == nil && slices.Contains(addrs, victim[1]) {
-			err = errors.New("the endpoint is still there")
+			err = errors.New("the endpoint still exists")
 		}
 		return err
 	})
@@ -393,22 +395,21 @@ func replaced(ctx context.Context, t *Tour) error {
 	return err
 }
 
-// meter runs the loss meter in a client pod for d at least, disturbs what it is told to
-// while that runs, and wants nothing lost. It ends after the disturbance has, however
-// long that took.
+// meter runs the loss meter in a client pod for at least d, causes a disturbance meanwhile, and requires that nothing
+// is lost. It ends after the disturbance, however long that takes.
 func (t *Tour) meter(ctx context.Context, d time.Duration, disturb func() error, probes ...string) error {
 	return t.measure(ctx, d, disturb, false, probes...)
 }
 
-// measure is meter; with retried, a query that is answered at its second try is not lost.
+// measure is meter; with retried, a query that is answered at its second try does not count as lost.
 func (t *Tour) measure(ctx context.Context, d time.Duration, disturb func() error, retried bool,
 	probes ...string) error {
 	type result struct {
 		out string
 		err error
 	}
-	// The meter ends with its standard input, a pipe of the system's: with another reader
-	// the command would not end before that does.
+	// The meter ends with its standard input, a pipe of the system: with another reader the command would not end
+	// before that does.
 	stdin, end, err := os.Pipe()
 	if err != nil {
 		return err
@@ -455,7 +456,7 @@ func (t *Tour) measure(ctx context.Context, d time.Duration, disturb func() erro
 		}
 		Retransmits int64
 	}
-	// Where something was lost the meter fails, too; what that means is decided here.
+	// If something was lost the meter fails, too; the result is evaluated here.
 	if err := json.Unmarshal([]byte(r.out), &report); err != nil {
 		return fmt.Errorf("loss meter: %w: %s", errors.Join(r.err, err), r.out)
 	}
@@ -582,7 +583,7 @@ func resolvConf(ctx context.Context, t *Tour) error {
 	})(ctx, t)
 }
 
-// asked are the names that a search walked through, by dig's own account.
+// asked returns the names that a search walked through, as dig reports them.
 func (t *Tour) asked(ctx context.Context, pod string) ([]string, error) {
 	out, err := t.in(ctx, pod, "dig", "+search", "+showsearch", "+noall", "+question", "+answer", "google.com")
 	if err != nil {
@@ -598,7 +599,7 @@ func (t *Tour) asked(ctx context.Context, pod string) ([]string, error) {
 	return names, nil
 }
 
-// firstStep is for pods with the usual search list, on every node.
+// firstStep checks pods with the default search list, on every node.
 func firstStep(ctx context.Context, t *Tour) error {
 	return fromEveryNode(func(ctx context.Context, t *Tour, pod string) error {
 		names, err := t.asked(ctx, pod)
@@ -609,8 +610,7 @@ func firstStep(ctx context.Context, t *Tour) error {
 	})(ctx, t)
 }
 
-// fourSteps is for a pod that sets searches of its own; the kubelet writes none twice,
-// so its list reads as the others'.
+// fourSteps checks a pod with its own searches; the kubelet removes duplicates, so its list looks like the others'.
 func fourSteps(ctx context.Context, t *Tour) error {
 	if err := t.apply(ctx, fmt.Sprintf(ndotsYAML, "ndots5", "searches: [cluster.local]", t.image())); err != nil {
 		return err
@@ -642,7 +642,7 @@ func oneStep(ctx context.Context, t *Tour) error {
 	return err
 }
 
-// shownSteps asks as two pods: one with the usual search list, and the one of fourSteps.
+// shownSteps queries as two pods: one with the default search list, and the one of fourSteps.
 func shownSteps(ctx context.Context, t *Tour) error {
 	pods, err := t.clients(ctx)
 	if err != nil {
@@ -690,7 +690,7 @@ func podToPod(ctx context.Context, t *Tour) error {
 	return nil
 }
 
-// podToOutside has the lab's DNS server outside of the cluster tell who asked.
+// podToOutside makes the lab's external DNS server report the client's address.
 func podToOutside(ctx context.Context, t *Tour) error {
 	lines, err := t.kubectl(ctx, "get", "pods", "-l", "app=client", "-o",
 		`jsonpath={range .items[*]}{.metadata.name} {.status.hostIP}{"\n"}{end}`)
@@ -774,7 +774,7 @@ func killAgents(ctx context.Context, t *Tour) error {
 	return errors.Join(rollout(ctx, t), statusFine(ctx, t))
 }
 
-// meterFirst are the nodes, that of the loss meter first.
+// meterFirst returns the nodes, that of the loss meter first.
 func (t *Tour) meterFirst(ctx context.Context) ([]string, error) {
 	nodes, err := t.nodes(ctx)
 	if err != nil {
@@ -788,8 +788,8 @@ func (t *Tour) meterFirst(ctx context.Context) ([]string, error) {
 		nil
 }
 
-// fresh has new pods: the kubelet starts a container that ended for the first time again
-// at once, and one that was killed before, by another check, after 10 s and more.
+// fresh replaces pods: the kubelet restarts a container at once after its first exit, but after 10 s and more if it was
+// killed before, by another check.
 func (t *Tour) fresh(ctx context.Context) error {
 	if _, err := t.kubectl(ctx, "-n", "kube-system", "rollout", "restart", "daemonset/wayleave"); err != nil {
 		return err
@@ -797,8 +797,8 @@ func (t *Tour) fresh(ctx context.Context) error {
 	return errors.Join(rollout(ctx, t), statusFine(ctx, t))
 }
 
-// killed ends the processes of containers on a node, all at once, and waits for the next
-// ones, which the kubelet starts; it asks no API server.
+// killed kills the processes of containers on a node, all at once, and waits for the next ones, which the kubelet
+// starts; it does not use the API server.
 func (t *Tour) killed(ctx context.Context, node string, processes ...string) error {
 	pattern := "/wayleave (" + strings.Join(processes, "|") + ")"
 	pids := func() ([]string, error) {
@@ -818,14 +818,13 @@ func (t *Tour) killed(ctx context.Context, node string, processes ...string) err
 	return eventually(ctx, func() error {
 		now, err := pids()
 		if err == nil && slices.ContainsFunc(now, func(p string) bool { return slices.Contains(old, p) }) {
-			err = errors.New("an old process is still there")
+			err = errors.New("an old process is still running")
 		}
 		return err
 	})
 }
 
-// dnsReady waits until every DNS server answers the kubelet's probe, and has been
-// started anew so often in all.
+// dnsReady waits until every DNS server passes the kubelet's probe, and the total number of restarts is reached.
 func (t *Tour) dnsReady(ctx context.Context, restarts int) error {
 	return eventually(ctx, func() error {
 		list, err := t.fields(ctx,
@@ -849,7 +848,7 @@ func (t *Tour) dnsReady(ctx context.Context, restarts int) error {
 	})
 }
 
-// dnsRestarts is how often DNS servers have been started anew.
+// dnsRestarts returns the total number of restarts of DNS servers.
 func (t *Tour) dnsRestarts(ctx context.Context) (sum int, err error) {
 	list, err := t.fields(ctx, `{.items[*].status.containerStatuses[?(@.name=="dns")].restartCount}`, "-n",
 		"kube-system", "pods", "-l", "app.kubernetes.io/name=wayleave")
@@ -861,7 +860,8 @@ func (t *Tour) dnsRestarts(ctx context.Context) (sum int, err error) {
 	return sum, err
 }
 
-// killDNS leaves each node to another's DNS server for as long as its own is away.
+// killDNS kills the DNS server of each node in turn, so that another node's server answers until the next one has
+// started.
 func killDNS(ctx context.Context, t *Tour) error {
 	if err := t.fresh(ctx); err != nil {
 		return err
@@ -892,10 +892,9 @@ func killDNS(ctx context.Context, t *Tour) error {
 	return errors.Join(rollout(ctx, t), statusFine(ctx, t))
 }
 
-// loseAPI has the API server hang, so that watches neither end nor bring anything, and
-// takes from the meter's node its DNS server and its agent, which cannot read anything
-// anew. Another node's server answers, until the own one has its sockets: from an agent
-// that never saw the API server.
+// loseAPI stops the API server's process, so that watches neither end nor deliver anything, and kills the DNS server
+// and the agent of the meter's node, which cannot read anything again. Another node's server answers until the local
+// one has its sockets, from an agent that never saw the API server.
 func loseAPI(ctx context.Context, t *Tour) error {
 	if err := t.fresh(ctx); err != nil {
 		return err
@@ -939,8 +938,8 @@ func loseAPI(ctx context.Context, t *Tour) error {
 	return errors.Join(rollout(ctx, t), statusFine(ctx, t))
 }
 
-// listens waits until a node's DNS server has its socket at the address of the cluster
-// DNS, 10.96.0.10:53 as the kernel writes it.
+// listens waits until a node's DNS server has its socket at the address of the cluster DNS, 10.96.0.10:53 in the
+// kernel's notation.
 func (t *Tour) listens(ctx context.Context, node string) error {
 	return eventually(ctx, func() error {
 		out, err := t.at(ctx, node, "cat", "/proc/net/udp")
@@ -948,7 +947,7 @@ func (t *Tour) listens(ctx context.Context, node string) error {
 	})
 }
 
-// probes are all kinds of traffic of the loss meter.
+// probes returns all kinds of traffic of the loss meter.
 func (t *Tour) probes(ctx context.Context) ([]string, error) {
 	ip, err := t.one(ctx, "{.spec.clusterIP}", "service", "echo")
 	if err != nil {
@@ -959,8 +958,7 @@ func (t *Tour) probes(ctx context.Context) ([]string, error) {
 		"dns=10.96.0.10:53/backend.default.svc.cluster.local."}, err
 }
 
-// upgrade replaces every agent and every DNS server twice, and what carries the
-// packets between nodes, too.
+// upgrade replaces every agent and every DNS server twice, and also the routing between nodes.
 func upgrade(ctx context.Context, t *Tour) error {
 	return t.rollouts(ctx, func() error {
 		for _, mode := range []string{"vxlan", "auto"} {
@@ -972,7 +970,7 @@ func upgrade(ctx context.Context, t *Tour) error {
 	})
 }
 
-// modes replaces what translates addresses, twice.
+// modes replaces the data plane of Services twice.
 func modes(ctx context.Context, t *Tour) error {
 	return t.rollouts(ctx, func() error {
 		if err := errors.Join(t.set(ctx, "mode", "iptables"), rollout(ctx, t), listed(ctx, t)); err != nil {
@@ -982,8 +980,7 @@ func modes(ctx context.Context, t *Tour) error {
 	})
 }
 
-// rollouts plays two rollouts under the loss meter, and while a pod tries what policy
-// forbids.
+// rollouts makes two rollouts under the loss meter, while a pod tries what policy forbids.
 func (t *Tour) rollouts(ctx context.Context, both func() error) error {
 	probes, err := t.probes(ctx)
 	if err != nil {
@@ -996,7 +993,7 @@ func (t *Tour) rollouts(ctx context.Context, both func() error) error {
 	return statusFine(ctx, t)
 }
 
-// listed reads a node's rules as the mission does, from the image's own programs.
+// listed lists a node's rules with the image's own programs.
 func listed(ctx context.Context, t *Tour) error {
 	ip, err := t.one(ctx, "{.spec.clusterIP}", "service", "backend")
 	if err != nil {
@@ -1022,8 +1019,8 @@ func listed(ctx context.Context, t *Tour) error {
 	})
 }
 
-// refuseMode asks for what is not built: the new agents say why they do not start, and
-// none of the old ones ends.
+// refuseMode requests a mode that is not built: the new agents report why they do not start, and none of the old ones
+// ends.
 func refuseMode(ctx context.Context, t *Tour) error {
 	probes, err := t.probes(ctx)
 	if err != nil {
@@ -1048,7 +1045,7 @@ func refuseMode(ctx context.Context, t *Tour) error {
 	return errors.Join(rollout(ctx, t), statusFine(ctx, t))
 }
 
-// set changes a setting as a user does, and has the agents read it.
+// set changes a setting like a user, and restarts the agents.
 func (t *Tour) set(ctx context.Context, key, value string) error {
 	raw, err := t.kubectl(ctx, "-n", "kube-system", "get", "configmap", "wayleave", "-o",
 		`jsonpath={.data.config\.yaml}`)

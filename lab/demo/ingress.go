@@ -17,8 +17,7 @@ import (
 	"time"
 )
 
-// ingressYAML is the mission's main-ingress, with Services behind it, and a default
-// backend for what no host has.
+// ingressYAML is an example Ingress, with Services behind it, and a default backend for unknown hosts.
 const ingressYAML = `apiVersion: networking.k8s.io/v1
 kind: Ingress
 metadata:
@@ -66,7 +65,7 @@ spec:
         number: 80
 `
 
-// appYAML is an application that tells its name, whatever it is asked.
+// appYAML is an application that answers every request with its name.
 const appYAML = `---
 apiVersion: apps/v1
 kind: Deployment
@@ -91,7 +90,7 @@ spec:
   ports: [{port: 80, targetPort: 8080}]
 `
 
-// ingressAddress is what `kubectl get ingress` shows.
+// ingressAddress returns what `kubectl get ingress` shows.
 func (t *Tour) ingressAddress(ctx context.Context, name string) (string, error) {
 	list, err := t.fields(ctx, "{.status.loadBalancer.ingress[*].ip}", "ingress", name)
 	if err == nil && len(list) == 0 {
@@ -103,7 +102,7 @@ func (t *Tour) ingressAddress(ctx context.Context, name string) (string, error) 
 	return list[0], nil
 }
 
-// browse asks from outside, as a browser would that found the name in DNS.
+// browse sends a request from outside, like a browser that found the name in DNS.
 func (t *Tour) browse(ctx context.Context, addr, url string, more ...string) (string, error) {
 	host := strings.TrimPrefix(strings.TrimPrefix(url, "https://"), "http://")
 	host, _, _ = strings.Cut(host, "/")
@@ -114,7 +113,7 @@ func (t *Tour) browse(ctx context.Context, addr, url string, more ...string) (st
 	return t.at(ctx, "outside", append(args, url)...)
 }
 
-// routed plays the mission's Ingress from outside.
+// routed checks the example Ingress from outside.
 func routed(ctx context.Context, t *Tour) error {
 	yaml := ingressYAML
 	for _, app := range []string{"app1", "app2-api", "app2-web"} {
@@ -123,7 +122,7 @@ func routed(ctx context.Context, t *Tour) error {
 	if err := t.apply(ctx, yaml); err != nil {
 		return err
 	}
-	// An earlier tour may have given it a certificate, and with that a redirection.
+	// An earlier tour may have added a certificate, and with it a redirect.
 	if _, err := t.kubectl(ctx, "patch", "ingress", "main-ingress", "--type=merge", "-p",
 		`{"spec":{"tls":null}}`); err != nil {
 		return err
@@ -156,7 +155,7 @@ func routed(ctx context.Context, t *Tour) error {
 	})
 }
 
-// encrypted gives app1 a certificate as the mission does.
+// encrypted gives app1 a certificate.
 func encrypted(ctx context.Context, t *Tour) error {
 	dir, err := os.MkdirTemp("", "demo-tls")
 	if err != nil {

@@ -11,7 +11,7 @@ import (
 	"wayleave.dev/internal/listeners"
 )
 
-// listenersKnown compares what the containers of each node say that they listen on with the table. The lab is in the
+// listenersKnown compares the listening sockets of each node's containers with the table. The lab program is in the
 // folder dist of the checkout.
 func listenersKnown(ctx context.Context, t *Tour) error {
 	page, err := os.ReadFile(filepath.Join(filepath.Dir(t.Lab), "..", "docs", "security.md"))

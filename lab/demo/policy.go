@@ -9,9 +9,8 @@ import (
 	"time"
 )
 
-// policyWorld is the mission's cast: frontend, backend and database in the namespace
-// production, a stranger in another one, and one whose team is platform. Every pod
-// serves 8080 and 5432.
+// policyWorld contains the pods of the examples: frontend, backend and database in the namespace production, a stranger
+// in another one, and one with the label team=platform. Every pod serves 8080 and 5432.
 const policyWorld = `apiVersion: v1
 kind: Namespace
 metadata: {name: production}
@@ -51,7 +50,7 @@ spec:
   - {name: sql, image: %[3]s, args: [netexec, --http-port=5432, --udp-port=-1]}
 `
 
-// The policies of the mission, word for word but for the names of its namespaces.
+// The example policies, with other names of namespaces.
 const (
 	denyAll = `apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
@@ -125,7 +124,7 @@ spec:
 `
 )
 
-// A try is one probe and what must come of it.
+// A try is one probe with its expected result.
 type try struct {
 	from string // NAMESPACE/POD, or "outside"
 	to   string // ADDRESS:PORT or NAME:PORT
@@ -140,7 +139,7 @@ func (y try) String() string {
 	return y.from + " " + verb + " " + y.to
 }
 
-// cast makes the pods, and has their addresses by name.
+// cast creates the pods, and returns their addresses by name.
 func (t *Tour) cast(ctx context.Context) (map[string]string, error) {
 	world := policyWorld
 	names := []string{"production/frontend", "production/backend", "production/database", "elsewhere/stranger",
@@ -168,8 +167,7 @@ func (t *Tour) cast(ctx context.Context) (map[string]string, error) {
 	return ips, nil
 }
 
-// tries plays probes until all come out as they must: a policy takes a moment to reach
-// every node.
+// tries repeats probes until all have the expected result: a policy takes a moment to reach every node.
 func (t *Tour) tries(ctx context.Context, list ...try) error {
 	return eventually(ctx, func() error {
 		for _, y := range list {
@@ -181,8 +179,8 @@ func (t *Tour) tries(ctx context.Context, list ...try) error {
 	})
 }
 
-// try says what came of one probe, if it is not what must come. What a policy forbids is
-// dropped, so the client hears nothing; anything else is another fault.
+// try returns an error if a probe does not have its expected result. A denied packet is dropped, so the client gets no
+// answer; anything else is another fault.
 func (t *Tour) try(ctx context.Context, y try) error {
 	var out string
 	var err error
@@ -206,8 +204,7 @@ func (t *Tour) try(ctx context.Context, y try) error {
 	return nil
 }
 
-// policed plays the mission's policies, one after the other, each with what it allows
-// and what it denies.
+// policed applies the example policies, one after the other, and checks what each allows and denies.
 func policed(ctx context.Context, t *Tour) error {
 	ip, err := t.cast(ctx)
 	if err != nil {
@@ -226,7 +223,7 @@ func policed(ctx context.Context, t *Tour) error {
 	if err != nil {
 		return err
 	}
-	// Outside asks a node that has no backend, so that policy is met behind two nodes.
+	// The external client uses a node without a backend, so that policy is applied behind two nodes.
 	i := slices.IndexFunc(nodes, func(s string) bool { return !strings.HasPrefix(s, node+"=") })
 	if i < 0 {
 		return fmt.Errorf("nodes %v", nodes)
@@ -267,8 +264,7 @@ func policed(ctx context.Context, t *Tour) error {
 			return fmt.Errorf("with %s: %w", s.say, err)
 		}
 	}
-	// With egress to the database and DNS only: the database denies ingress still, so
-	// deny-all has to go for its half.
+	// With egress to the database and DNS only: the database still denies ingress, so deny-all is removed for its part.
 	if _, err := t.kubectl(ctx, "-n", "production", "delete", "networkpolicy", "deny-all",
 		"allow-platform"); err != nil {
 		return err
@@ -280,8 +276,8 @@ func policed(ctx context.Context, t *Tour) error {
 	return t.resolves(ctx)
 }
 
-// resolves has the backend resolve a name once its policy's namespaceSelector finds
-// kube-system, and not before.
+// resolves checks that the backend can resolve a name once its policy's namespaceSelector finds kube-system, and not
+// before.
 func (t *Tour) resolves(ctx context.Context) error {
 	ask := func() error {
 		out, err := t.kubectl(ctx, "-n", "production", "exec", "backend", "-c", "web", "--", "dig", "+short",
@@ -308,7 +304,7 @@ func (t *Tour) resolves(ctx context.Context) error {
 	return eventually(ctx, ask)
 }
 
-// explained asks the agent why, for a packet that passes and one that does not.
+// explained asks the agent about an allowed and a denied packet.
 func explained(ctx context.Context, t *Tour) error {
 	agents, err := t.agents(ctx)
 	if err != nil || len(agents) == 0 {
@@ -329,7 +325,7 @@ func explained(ctx context.Context, t *Tour) error {
 	return want(err.Error()+out, "denied", "database-and-dns")
 }
 
-// dropped looks for what policy dropped in the status and metrics of the node.
+// dropped looks for dropped packets in the status and metrics of the node.
 func dropped(ctx context.Context, t *Tour) error {
 	node, err := t.one(ctx, "{.spec.nodeName}", "-n", "production", "pod", "backend")
 	if err != nil {
@@ -347,8 +343,7 @@ func dropped(ctx context.Context, t *Tour) error {
 	})
 }
 
-// newcomer starts pods whose first act is to send what a policy forbids: not one packet
-// may arrive.
+// newcomer starts pods that first of all send what a policy forbids: not one packet may arrive.
 func newcomer(ctx context.Context, t *Tour) error {
 	if err := t.apply(ctx, fmt.Sprintf(newcomerYAML, t.image())); err != nil {
 		return err
@@ -362,7 +357,7 @@ func newcomer(ctx context.Context, t *Tour) error {
 	return err
 }
 
-// newcomerYAML is pods that must not reach the stranger: they try as soon as they run.
+// newcomerYAML are pods that must not reach the stranger: they try as soon as they run.
 const newcomerYAML = `apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: newcomers, namespace: elsewhere}
@@ -404,8 +399,7 @@ spec:
           done
 `
 
-// closed runs fn while a pod tries, again and again, what a policy forbids: it must never
-// pass.
+// closed runs fn while a pod repeatedly tries what a policy forbids: it must never pass.
 func (t *Tour) closed(ctx context.Context, fn func() error) error {
 	ip, err := t.cast(ctx)
 	if err == nil {
@@ -447,7 +441,7 @@ func (t *Tour) closed(ctx context.Context, fn func() error) error {
 	return nil
 }
 
-// idleYAML is a policy without effect: no pod has its label, no pod of its rule the port.
+// idleYAML is a policy without effect: no pod has its label, and no pod of its rule has the port.
 const idleYAML = `apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: idle, namespace: elsewhere}
@@ -456,7 +450,7 @@ spec:
   ingress: [{ports: [{port: 80}]}]
 `
 
-// idle policies are told by an Event.
+// idle checks that an Event reports policies without effect.
 func idle(ctx context.Context, t *Tour) error {
 	if err := t.apply(ctx, idleYAML); err != nil {
 		return err

@@ -12,17 +12,17 @@ import (
 	"time"
 )
 
-// The output of `kubectl auth can-i --list` for each account and namespace. The tests of
-// the folder deploy compare the same files with the manifest.
+// The output of `kubectl auth can-i --list` for each account and namespace. The tests of the folder deploy compare the
+// same files with the manifest.
 //
 //go:embed rights/*.txt
 var goldenRights embed.FS
 
-// updateRights has the check write the files anew, into the folder that it names.
+// updateRights makes the check rewrite the files, in the folder that it names.
 const updateRights = "WAYLEAVE_LAB_UPDATE_RIGHTS"
 
-// limited asks the API server what each account may do, and lets a real token of an agent
-// try what it must not.
+// limited asks the API server about the rights of each account, and uses a real token of an agent for forbidden
+// requests.
 func limited(ctx context.Context, t *Tour) error {
 	for _, account := range []string{"wayleave", "wayleave-writer"} {
 		for _, ns := range []string{"default", "kube-system", "wayleave-peers"} {
@@ -60,8 +60,7 @@ func (t *Tour) goldenRights(ctx context.Context, account, ns string) error {
 	return nil
 }
 
-// lines are those of a text, sorted and without the space at their ends: the API server
-// gives rules in any order.
+// lines returns the lines of a text, sorted and without trailing space: the order of rules from the API server varies.
 func lines(text string) string {
 	var out []string
 	for _, l := range strings.Split(strings.TrimSpace(text), "\n") {
@@ -71,7 +70,7 @@ func lines(text string) string {
 	return strings.Join(out, "\n")
 }
 
-// as runs kubectl with a token and nothing else that proves an identity.
+// as runs kubectl with a token and no other identity.
 func (t *Tour) as(ctx context.Context, token string, args ...string) (string, error) {
 	server, err := t.kubectl(ctx, "config", "view", "--minify", "-o", "jsonpath={.clusters[0].cluster.server}")
 	if err != nil {
@@ -81,7 +80,7 @@ func (t *Tour) as(ctx context.Context, token string, args ...string) (string, er
 		"--token=" + token}, args...)...)
 }
 
-// attempt is a request with a token, and what the answer must have: nothing for success.
+// attempt is a request with a token, and the required text of the answer; empty for success.
 type attempt struct {
 	args   []string
 	answer string
@@ -94,7 +93,7 @@ func (t *Tour) attempts(ctx context.Context, token string, list []attempt) error
 		case a.answer == "" && err != nil:
 			return err
 		case a.answer != "" && (err == nil || !strings.Contains(err.Error(), a.answer)):
-			return fmt.Errorf("kubectl %s: %q, %w; %q is wanted", strings.Join(a.args, " "), out, err, a.answer)
+			return fmt.Errorf("kubectl %s: %q, %w; want %q", strings.Join(a.args, " "), out, err, a.answer)
 		}
 	}
 	return nil
@@ -106,7 +105,7 @@ const (
 	policed2  = "ValidatingAdmissionPolicy 'wayleave-writer'"
 )
 
-// agentToken tries the rights of the agent of a node with a token as its pod has it.
+// agentToken tests the rights of a node's agent with a token like that of its pod.
 func (t *Tour) agentToken(ctx context.Context, node, other string) error {
 	pod, err := t.one(ctx, "{.items[0].metadata.name}", "-n", "kube-system", "pods", "-l",
 		"app.kubernetes.io/name=wayleave", "--field-selector=spec.nodeName="+node)
@@ -129,7 +128,7 @@ func (t *Tour) agentToken(ctx context.Context, node, other string) error {
 	look := func(node string) []string {
 		return []string{"-n", "wayleave-peers", "get", "lease", "wayleave-node-" + node, "-o", "name"}
 	}
-	replace := func(node string) []string { // "update" is all that an agent may: annotate would patch
+	replace := func(node string) []string { // an agent may only "update": annotate would patch
 		return []string{"replace", "-f", filepath.Join(os.TempDir(), "wayleave-lease-"+node+".json")}
 	}
 	for _, n := range []string{node, other} {
@@ -166,17 +165,17 @@ func (t *Tour) agentToken(ctx context.Context, node, other string) error {
 	return nil
 }
 
-// lease is a file with a Lease of that name; it stays for the process.
+// lease writes a file with a Lease of that name; it stays while the process runs.
 func lease(t *Tour, name string) string {
 	file := filepath.Join(os.TempDir(), "wayleave-lab-"+name+".json")
 	text := fmt.Sprintf(`{"apiVersion":"coordination.k8s.io/v1","kind":"Lease","metadata":{"name":%q}}`, name)
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-		fmt.Fprintln(t.Out, err) // kubectl will say that the file is missing
+		fmt.Fprintln(t.Out, err) // kubectl will report the missing file
 	}
 	return file
 }
 
-// writerToken tries the rights of the writer.
+// writerToken tests the rights of the writer.
 func (t *Tour) writerToken(ctx context.Context) error {
 	token, err := t.kubectl(ctx, "-n", "kube-system", "create", "token", "wayleave-writer")
 	if err != nil {
@@ -198,17 +197,17 @@ func (t *Tour) writerToken(ctx context.Context) error {
 	return nil
 }
 
-// holder is the pod that is elected.
+// holder returns the elected pod.
 func (t *Tour) holder(ctx context.Context) (string, error) {
 	h, err := t.one(ctx, "{.spec.holderIdentity}", "-n", "kube-system", "lease", "wayleave-writer")
 	if err == nil && !strings.HasPrefix(h, "wayleave-writer-") {
-		err = fmt.Errorf("elected is %q, a pod of the Deployment wayleave-writer is wanted", h)
+		err = fmt.Errorf("elected is %q, want a pod of the Deployment wayleave-writer", h)
 	}
 	return h, err
 }
 
-// rewritten takes the elected writer away, and wants the other replica to write: a new
-// Service gets an address, and the key of heartbeats stays as it is.
+// rewritten deletes the elected writer, and requires that the other replica writes: a new Service gets an address, and
+// the heartbeat key stays.
 func rewritten(ctx context.Context, t *Tour) error {
 	before, err := t.holder(ctx)
 	if err != nil {
@@ -230,7 +229,7 @@ func rewritten(ctx context.Context, t *Tour) error {
 	if err := eventually(ctx, func() error {
 		now, err := t.holder(ctx)
 		if err == nil && now == before {
-			err = fmt.Errorf("%s is elected still", before)
+			err = fmt.Errorf("%s is still elected", before)
 		}
 		return err
 	}); err != nil {
@@ -247,9 +246,9 @@ func rewritten(ctx context.Context, t *Tour) error {
 	if err := errors.Join(err, gone); err != nil {
 		return err
 	}
-	time.Sleep(3 * time.Second) // for longer than a new writer asks for the key
+	time.Sleep(3 * time.Second) // longer than a new writer waits for the key
 	if now, err := sealed(); err != nil || now != keys {
-		return errors.Join(err, fmt.Errorf("the key of heartbeats changed: sealed for %s, before %s", now, keys))
+		return errors.Join(err, fmt.Errorf("the heartbeat key changed: sealed for %s, before %s", now, keys))
 	}
 	return nil
 }

@@ -1,5 +1,5 @@
-// Package demo is the guided tour of `make demo`: the story of the mission played
-// on a real cluster, every line of it a check that can fail.
+// Package demo is the guided tour of `make demo`: examples on a real cluster, each line of which is a check that can
+// fail.
 package demo
 
 import (
@@ -17,39 +17,38 @@ import (
 
 // Tour runs the checks against one lab.
 type Tour struct {
-	// Lab is the lab's command line tool, Kubectl the cluster's.
+	// Lab is the lab's command line tool, Kubectl that of the cluster.
 	Lab, Kubectl string
 	// Kubeconfig is the file for Kubectl.
 	Kubeconfig string
-	// Version of agnhost, as in registry.k8s.io/e2e-test-images/agnhost:VERSION.
+	// Version is the tag of agnhost, as in registry.k8s.io/e2e-test-images/agnhost:VERSION.
 	Agnhost string
 	Out     io.Writer
 
 	failed []error
-	shown  bytes.Buffer // what the present check did
+	shown  bytes.Buffer // output of the current check
 }
 
 // check is one line of the tour.
 type check struct {
 	// name is how docs/features refers to it.
 	name string
-	// say is the line that people read.
+	// say is the printed description.
 	say string
 	run func(ctx context.Context, t *Tour) error
 	// within is the deadline.
 	within time.Duration
-	// apart is played only when it is asked for by its name: it needs a lab of its own, or
-	// does not hold yet.
+	// apart means that it runs only if requested by name: it needs a lab of its own, or does not pass yet.
 	apart bool
-	// long is left out of the short tour: it is a rollout, or a crash that takes time.
+	// long means that it is left out of the short tour: a rollout, or a crash that takes time.
 	long bool
 }
 
-// Selection says which checks are played.
+// Selection selects checks.
 type Selection struct {
-	// Only plays the checks of these names, if not empty, and no other.
+	// Only selects the checks of these names, if not empty.
 	Only []string
-	// Long plays the long checks too.
+	// Long also selects the long checks.
 	Long bool
 }
 
@@ -60,14 +59,13 @@ func (s Selection) has(c check) bool {
 	return !c.apart && (s.Long || !c.long)
 }
 
-// chapter is a few checks under a heading.
+// chapter is a group of checks under a heading.
 type chapter struct {
 	title  string
 	checks []check
 }
 
-// Run plays the checks of the selection. It goes on after a failed check, and returns an error that names all that
-// failed.
+// Run runs the selected checks. It continues after a failed check, and returns an error that names all failed ones.
 func (t *Tour) Run(ctx context.Context, which Selection) error {
 	start, ran, left := time.Now(), 0, 0
 	for _, c := range chapters() {
@@ -95,7 +93,7 @@ func (t *Tour) Run(ctx context.Context, which Selection) error {
 	}
 	fmt.Fprintf(t.Out, "\n%d checks in %s, %d failed\n", ran, time.Since(start).Round(time.Second), len(t.failed))
 	if len(which.Only) == 0 && left > 0 {
-		fmt.Fprintf(t.Out, "%d long checks were left out; TOUR=all plays them too\n", left)
+		fmt.Fprintf(t.Out, "%d long checks were left out; TOUR=all runs them, too\n", left)
 	}
 	return errors.Join(t.failed...)
 }
@@ -115,7 +113,7 @@ func (t *Tour) play(ctx context.Context, k check) {
 		fmt.Fprintf(t.Out, "  \033[32mok\033[0m    %s (%s, %s)\n", k.say, k.name, took)
 		return
 	}
-	// said again at the end, where people look first
+	// Repeated at the end, where people look first.
 	t.failed = append(t.failed, fmt.Errorf("failed: %s, after %s: %s", k.name, took, head(err.Error(), 500)))
 	fmt.Fprintf(t.Out, "  \033[31mFAIL\033[0m  %s (%s, %s)\n        %v\n", k.say, k.name, took, err)
 	for line := range strings.Lines(t.shown.String()) {
@@ -123,7 +121,7 @@ func (t *Tour) play(ctx context.Context, k check) {
 	}
 }
 
-// head leaves n bytes of a text at most.
+// head truncates a text to n bytes.
 func head(s string, n int) string {
 	if len(s) > n {
 		return strings.ToValidUTF8(s[:n], "") + " …"
@@ -164,12 +162,12 @@ func (t *Tour) in(ctx context.Context, pod string, args ...string) (string, erro
 	return t.kubectl(ctx, append([]string{"exec", pod, "--"}, args...)...)
 }
 
-// at runs a program in a node's namespaces, or as "outside" in the client's.
+// at runs a program in a node's namespaces, or with "outside" in the external client's.
 func (t *Tour) at(ctx context.Context, place string, args ...string) (string, error) {
 	return t.command(ctx, nil, t.Lab, append([]string{"exec", place, "--"}, args...)...)
 }
 
-// eventually repeats fn until it succeeds or the check's deadline comes.
+// eventually repeats fn until it succeeds or the check's deadline passes.
 func eventually(ctx context.Context, fn func() error) error {
 	for {
 		err := fn()
@@ -184,7 +182,7 @@ func eventually(ctx context.Context, fn func() error) error {
 	}
 }
 
-// fields asks kubectl for one jsonpath and splits the answer.
+// fields queries kubectl for a jsonpath and splits the result.
 func (t *Tour) fields(ctx context.Context, path string, args ...string) ([]string, error) {
 	out, err := t.kubectl(ctx, append(append([]string{"get"}, args...), "-o", "jsonpath="+path)...)
 	return strings.Fields(out), err
@@ -201,7 +199,7 @@ func (t *Tour) one(ctx context.Context, path string, args ...string) (string, er
 	return l[0], nil
 }
 
-// clients are the client pods by node.
+// clients returns the client pods by node.
 func (t *Tour) clients(ctx context.Context) ([]string, error) {
 	l, err := t.fields(ctx, "{.items[*].metadata.name}", "pods", "-l", "app=client")
 	if err == nil && len(l) == 0 {
@@ -211,7 +209,7 @@ func (t *Tour) clients(ctx context.Context) ([]string, error) {
 	return l, err
 }
 
-// fromEveryNode runs fn for the client pod of each node.
+// fromEveryNode calls fn for the client pod of each node.
 func fromEveryNode(fn func(ctx context.Context, t *Tour, pod string) error) func(context.Context, *Tour) error {
 	return func(ctx context.Context, t *Tour) error {
 		pods, err := t.clients(ctx)
@@ -230,7 +228,7 @@ func fromEveryNode(fn func(ctx context.Context, t *Tour, pod string) error) func
 func want(text string, parts ...string) error {
 	for _, p := range parts {
 		if !strings.Contains(text, p) {
-			return fmt.Errorf("%q is not in: %s", p, text)
+			return fmt.Errorf("%q is missing in: %s", p, text)
 		}
 	}
 	return nil

@@ -1,7 +1,7 @@
 package demo
 
-// A client pod on every node, the echo server of the loss meter, and the meter. These two
-// may have large buffers (NET_ADMIN), so that a busy machine is not taken for loss.
+// A client pod on every node, the echo server of the loss meter, and the meter. The latter two may have large buffers
+// (NET_ADMIN), so that packets that wait on a busy machine do not count as lost.
 const clientYAML = `
 apiVersion: apps/v1
 kind: DaemonSet
@@ -149,8 +149,7 @@ spec:
   - {name: client, image: "%s", args: [pause], imagePullPolicy: IfNotPresent}
 `
 
-// A slice whose port has no number: allowed by the API ("all ports"), of no use
-// to a proxy.
+// A slice whose port has no number: the API allows it ("all ports"), and a proxy cannot use it.
 const badSliceYAML = `
 apiVersion: v1
 kind: Service

@@ -1,4 +1,4 @@
-// Package e2e reads what a run of Kubernetes' end-to-end tests reports.
+// Package e2e reads the report of a run of Kubernetes' end-to-end tests.
 package e2e
 
 import (
@@ -21,7 +21,7 @@ type Spec struct {
 // Results are the tests that ran.
 type Results []Spec
 
-// labels are what ginkgo appends to a name: the words in it once more.
+// labels are the words that ginkgo repeats at the end of a name.
 var labels = regexp.MustCompile(` \[[^\]]*\]$`)
 
 type junit struct {
@@ -41,8 +41,7 @@ type junit struct {
 	} `xml:"testsuite"`
 }
 
-// Read reads a JUnit report of ginkgo's. Tests that were left out are not
-// among the results; the suite's own set-up is when it failed.
+// Read parses a JUnit report of ginkgo. Skipped tests are left out; the suite's own set-up is included if it failed.
 func Read(r io.Reader) (Results, error) {
 	var report junit
 	if err := xml.NewDecoder(r).Decode(&report); err != nil {
@@ -81,7 +80,7 @@ func (r Results) Failed() int {
 	return n
 }
 
-// Err is nil if at least one test ran and none failed.
+// Err returns nil if at least one test ran and none failed.
 func (r Results) Err() error {
 	if len(r) == 0 {
 		return errors.New("e2e: the filter matches no test")
@@ -112,8 +111,7 @@ func (r Results) Print(w io.Writer) {
 	fmt.Fprintf(w, "%d passed, %d failed\n", len(r)-r.Failed(), r.Failed())
 }
 
-// Progress passes on only the lines by which a person sees that tests go on:
-// ginkgo's verdicts.
+// Progress forwards only the lines that show progress: ginkgo's verdicts.
 func Progress(w io.Writer) io.Writer { return &verdicts{to: w} }
 
 type verdicts struct {

@@ -16,7 +16,7 @@ const (
 	uplink     = "eth0"
 )
 
-// Build makes the namespaces and the links between them.
+// Build creates the namespaces and the links between them.
 func Build(p Plan) error {
 	if err := Create(Bridge); err != nil {
 		return err
@@ -32,7 +32,7 @@ func Build(p Plan) error {
 	return nil
 }
 
-// Destroy removes whatever Build has made, also when it made only a part.
+// Destroy removes everything that Build created, also if it created only a part.
 func Destroy() error {
 	var errs []error
 	for _, name := range Existing() {
@@ -41,14 +41,13 @@ func Destroy() error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	// Nobody misses the folder when it is empty: whoever needs it makes it.
+	// An empty folder is removed: whoever needs it creates it again.
 	_ = os.Remove(folder)
 	return nil
 }
 
-// makeBridge makes the segment. Its gateway forwards, and has no route to
-// anywhere else: what is sent to an unknown destination is refused at once
-// instead of being lost.
+// makeBridge creates the segment. Its gateway forwards, and has no further routes: packets to unknown destinations are
+// refused at once instead of being lost.
 func makeBridge(p Plan) error {
 	if err := loopback(); err != nil {
 		return err
@@ -67,7 +66,7 @@ func makeBridge(p Plan) error {
 			return err
 		}
 	}
-	// Redirects would teach a machine routes that a test has taken away.
+	// Redirects would give a machine routes that a test has removed.
 	for _, name := range []string{"all", "default", bridgeLink} {
 		if err := sysctl("net/ipv4/conf/"+name+"/send_redirects", "0"); err != nil {
 			return err
@@ -76,8 +75,8 @@ func makeBridge(p Plan) error {
 	return nil
 }
 
-// attach makes the namespace of a machine and its link to the bridge, or to the gateway alone. The
-// pair is made in the bridge's namespace, so the host never sees it.
+// attach creates the namespace of a machine and its link to the bridge, or to the gateway alone. The pair is created in
+// the bridge's namespace, so the host never sees it.
 func attach(p Plan, m Machine) error {
 	if err := Create(m.Namespace); err != nil {
 		return err
@@ -159,8 +158,7 @@ func defaultRoutes(gateways []netip.Prefix) error {
 	return nil
 }
 
-// Route makes the machine in the namespace send what is for a prefix to
-// another one.
+// Route adds a route for a prefix through another machine in the namespace.
 func Route(namespace string, to netip.Prefix, by netip.Addr) error {
 	return Do(namespace, func() error {
 		route := &netlink.Route{Dst: ipNet(to), Gw: by.AsSlice()}
@@ -171,7 +169,7 @@ func Route(namespace string, to netip.Prefix, by netip.Addr) error {
 	})
 }
 
-// sysctl sets a value of the namespace that the calling thread is in.
+// sysctl sets a value in the namespace of the calling thread.
 func sysctl(name, value string) error {
 	return os.WriteFile("/proc/sys/"+name, []byte(value), 0o644)
 }

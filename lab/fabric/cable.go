@@ -6,8 +6,8 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// Cable plugs a machine into the segment or pulls it out: its uplink keeps addresses and
-// routes, and has no carrier.
+// Cable connects a machine to the segment or disconnects it: its uplink keeps addresses and routes, and loses the
+// carrier.
 func Cable(machine string, in bool) error {
 	return Do(Bridge, func() error {
 		port, err := netlink.LinkByName(machine)

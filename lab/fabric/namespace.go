@@ -1,7 +1,6 @@
-// Package fabric is the network between the lab's machines: one Ethernet
-// segment, to which the nodes, the control plane and a client outside of the
-// cluster are attached, each a network namespace. The namespace that the lab
-// was started in gets no link, address, route, rule or sysctl of it.
+// Package fabric is the network between the lab's machines: one Ethernet segment, to which the nodes, the control plane
+// and an external client are attached, each in a network namespace. It adds no link, address, route, rule or sysctl to
+// the namespace in which the lab was started.
 package fabric
 
 import (
@@ -15,13 +14,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// folder is where named namespaces are, as iproute2 has it.
+// folder is the folder of named namespaces, as in iproute2.
 const folder = "/run/netns"
 
-// File is the file that holds a named namespace.
+// File returns the file that holds a named namespace.
 func File(name string) string { return filepath.Join(folder, name) }
 
-// Create makes a named network namespace with its loopback up.
+// Create creates a named network namespace with its loopback up.
 func Create(name string) error {
 	if err := os.MkdirAll(folder, 0o755); err != nil {
 		return fmt.Errorf("namespace %s: %w", name, err)
@@ -44,8 +43,7 @@ func Create(name string) error {
 	return nil
 }
 
-// Delete removes a named namespace; one that is not there is no error. Links
-// in it live on while a process is in it.
+// Delete removes a named namespace; a missing one is not an error. Links in it remain while a process is in it.
 func Delete(name string) error {
 	file := File(name)
 	if _, err := os.Lstat(file); errors.Is(err, fs.ErrNotExist) {
@@ -66,8 +64,8 @@ func Delete(name string) error {
 	return nil
 }
 
-// Do runs f on a thread that is in the namespace. f must not leave work to
-// other goroutines; a process that it starts is in the namespace too.
+// Do calls f on a thread in the namespace. f must not pass work to other goroutines; a process that it starts is in the
+// namespace, too.
 func Do(name string, f func() error) error {
 	file, err := os.Open(File(name))
 	if err != nil {
@@ -82,8 +80,8 @@ func Do(name string, f func() error) error {
 	})
 }
 
-// onThread runs f on a thread of its own that ends with it, instead of going
-// back to the scheduler in another namespace than it came from.
+// onThread calls f on a thread of its own that ends with it, instead of returning to the scheduler in another
+// namespace.
 func onThread(f func() error) error {
 	done := make(chan error, 1)
 	go func() {

@@ -15,15 +15,15 @@ const (
 	Client  = "wl-client"
 )
 
-// NodeNamespace is the network namespace of a node.
+// NodeNamespace returns the network namespace of a node.
 func NodeNamespace(node string) string { return "wl-" + node }
 
-// NodeName is the name of the n-th node, from 1.
+// NodeName returns the name of the n-th node, from 1.
 func NodeName(n int) string { return fmt.Sprintf("node%d", n) }
 
 var ours = regexp.MustCompile(`^wl-(fabric|control|outside|client|node[0-9]+)$`)
 
-// Existing are the lab's namespaces that there are.
+// Existing returns the lab's namespaces that exist.
 func Existing() []string {
 	entries, err := os.ReadDir(folder)
 	if err != nil {
@@ -38,10 +38,10 @@ func Existing() []string {
 	return names
 }
 
-// MaxNodes is how many nodes a lab may have: what its ranges have room for.
+// MaxNodes is the maximum number of nodes, limited by the lab's ranges.
 const MaxNodes = 64
 
-// Ranges of the lab. All are private; the fabric's are routed nowhere.
+// Ranges of the lab. All are private; the fabric's are not routed anywhere.
 var (
 	fabricV4   = netip.MustParsePrefix("172.30.0.0/24")
 	fabricV6   = netip.MustParsePrefix("fd00:30::/64")
@@ -59,24 +59,24 @@ type Machine struct {
 	Name      string // node1, control, outside, client
 	Namespace string
 	Addresses []netip.Prefix // IPv4 first
-	// Gateways are the gateway's addresses toward a machine that is not on the segment, on a link of its own.
+	// Gateways are the gateway's addresses for a machine that is not on the segment, on a link of its own.
 	Gateways []netip.Prefix
 }
 
-// V4 is the machine's IPv4 address.
+// V4 returns the machine's IPv4 address.
 func (m Machine) V4() netip.Addr { return m.Addresses[0].Addr() }
 
-// Plan is who is on the segment, with which addresses.
+// Plan lists the machines on the segment, with their addresses.
 type Plan struct {
 	Gateways []netip.Prefix // of the bridge, one per family; the DNS server and the registry are there
 	Control  Machine
 	Outside  Machine
-	Client   Machine // not on the nodes' segment: what it sends comes by the gateway
+	Client   Machine // not on the nodes' segment: its packets arrive through the gateway
 	Nodes    []Machine
 }
 
-// NewPlan gives addresses to everybody: gateway 1, control plane 2, outside
-// client 3, nodes from 11. The client behind the gateway has 2 of a range of its own.
+// NewPlan assigns all addresses: gateway 1, control plane 2, external client 3, nodes from 11. The client behind the
+// gateway has 2 in a range of its own.
 func NewPlan(nodes int, dual bool) (Plan, error) {
 	if nodes < 1 || nodes > MaxNodes {
 		return Plan{}, fmt.Errorf("nodes: %d: must be 1 to %d", nodes, MaxNodes)
@@ -103,12 +103,12 @@ func NewPlan(nodes int, dual bool) (Plan, error) {
 	return p, nil
 }
 
-// Machines is everybody.
+// Machines returns all machines.
 func (p Plan) Machines() []Machine {
 	return append([]Machine{p.Control, p.Outside, p.Client}, p.Nodes...)
 }
 
-// within is the address of the prefix with that last byte.
+// within returns the address of the prefix with that last byte.
 func within(prefix netip.Prefix, host byte) netip.Prefix {
 	bytes := prefix.Addr().AsSlice()
 	bytes[len(bytes)-1] = host
@@ -116,7 +116,7 @@ func within(prefix netip.Prefix, host byte) netip.Prefix {
 	return netip.PrefixFrom(addr, prefix.Bits())
 }
 
-// Address is the machine's address of the same family as the prefix.
+// Address returns the machine's address of the same family as the prefix.
 func (m Machine) Address(of netip.Prefix) netip.Addr {
 	for _, p := range m.Addresses {
 		if p.Addr().Is4() == of.Addr().Is4() {

@@ -1,5 +1,4 @@
-// Package forward carries TCP connections from the host's loopback to a
-// server inside of a network namespace.
+// Package forward forwards TCP connections from the host's loopback to a server inside of a network namespace.
 package forward
 
 import (
@@ -17,8 +16,7 @@ import (
 
 const dialTimeout = 5 * time.Second
 
-// Serve accepts connections until the context is done. Each is carried to the
-// address as seen from the namespace.
+// Serve accepts connections until the context ends. Each is forwarded to the address as seen from the namespace.
 func Serve(ctx context.Context, listener net.Listener, namespace string, to netip.AddrPort, log *slog.Logger) error {
 	stop := context.AfterFunc(ctx, func() { listener.Close() })
 	defer stop()
@@ -48,7 +46,7 @@ func carry(ctx context.Context, client net.Conn, namespace string, to netip.Addr
 	done := make(chan struct{}, 2)
 	for _, way := range [][2]net.Conn{{client, server}, {server, client}} {
 		go func() {
-			_, _ = io.Copy(way[1], way[0]) // either side may go away at any time
+			_, _ = io.Copy(way[1], way[0]) // either side may disconnect at any time
 			if half, ok := way[1].(*net.TCPConn); ok {
 				_ = half.CloseWrite()
 			}
@@ -64,7 +62,7 @@ func carry(ctx context.Context, client net.Conn, namespace string, to netip.Addr
 func Dial(ctx context.Context, namespace string, to netip.AddrPort) (net.Conn, error) {
 	var conn net.Conn
 	err := fabric.Do(namespace, func() error {
-		// The address is a literal, so the socket is made on this very thread.
+		// The address is a literal, so the socket is created on this thread.
 		dialer := net.Dialer{Timeout: dialTimeout}
 		var err error
 		conn, err = dialer.DialContext(ctx, "tcp", to.String())

@@ -8,7 +8,7 @@ import (
 	"wayleave.dev/lab/build"
 )
 
-// CoreDNSImage is CoreDNS under the name that kubeadm knows it by.
+// CoreDNSImage is CoreDNS under kubeadm's name for it.
 const CoreDNSImage = "registry.k8s.io/coredns/coredns:" + build.CoreDNSVersion
 
 // CoreDNS returns an archive with CoreDNS' image.
@@ -30,8 +30,8 @@ func CoreDNS(ctx context.Context, cache *build.Cache) (string, error) {
 	return filepath.Join(dir, "coredns.tar"), err
 }
 
-// AgnhostWithCoreDNS returns an archive with Kubernetes' test program beside CoreDNS, as upstream's image has it: some
-// tests run a DNS server of their own from it.
+// AgnhostWithCoreDNS returns an archive with Kubernetes' test program and CoreDNS, like upstream's image: some tests
+// run their own DNS server from it.
 func AgnhostWithCoreDNS(ctx context.Context, cache *build.Cache, programs *build.Programs) (string, error) {
 	tree, err := cache.Root(ctx, "image-root", tools...)
 	if err != nil {

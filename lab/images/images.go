@@ -1,5 +1,5 @@
-// Package images makes the images that a lab's pods run: pause, busybox, and
-// Kubernetes' own network test program with the tools that its tests call.
+// Package images builds the images that a lab's pods run: pause, busybox, and Kubernetes' own network test program with
+// the tools that its tests call.
 package images
 
 import (
@@ -17,14 +17,14 @@ import (
 	"wayleave.dev/lab/node"
 )
 
-// recipe changes when the same inputs are to give other images.
+// recipe changes if the same inputs are to give other images.
 const recipe = "3"
 
 //go:embed wget.sh
 var wget []byte
 
-// tools are the Debian packages inside the agnhost image. The tests want GNU
-// wget and OpenBSD's nc, and conntrack in distroless-iptables; busybox stands in for what is not listed.
+// tools are the Debian packages in the agnhost image. The tests need GNU wget and OpenBSD's nc, and conntrack in
+// distroless-iptables; busybox replaces tools that are not listed.
 var tools = []string{"base-files", "bash", "bind9-dnsutils", "busybox-static", "conntrack", "coreutils", "curl",
 	"grep", "hostname",
 	"iproute2", "iptables", "iputils-ping", "libc-bin", "netcat-openbsd", "procps", "sed", "wget"}
@@ -37,7 +37,7 @@ const (
 
 var root = dockerarchive.Attr{}
 
-// Base returns an archive with every image that a lab of any network has.
+// Base returns an archive with all images of a lab with any network.
 func Base(ctx context.Context, cache *build.Cache, programs *build.Programs) (string, error) {
 	tree, err := cache.Root(ctx, "image-root", tools...)
 	if err != nil {
@@ -118,9 +118,8 @@ func busyboxImage(ctx context.Context, tree string) (dockerarchive.Image, error)
 		"docker.io/library/busybox:1.28", "registry.k8s.io/e2e-test-images/busybox:1.37.0-1"), nil
 }
 
-// agnhostImages are Kubernetes' test program under its own name, and under
-// the names of images that the tests and people's examples use for a web
-// server.
+// agnhostImages are Kubernetes' test program under its own name, and under the names of images that tests and examples
+// use for a web server.
 func agnhostImages(ctx context.Context, tree string, programs *build.Programs) ([]dockerarchive.Image, error) {
 	system, program := &dockerarchive.Layer{}, &dockerarchive.Layer{}
 	steps := []error{
@@ -176,7 +175,7 @@ func users(layer *dockerarchive.Layer) []error {
 func appletNames(ctx context.Context, busybox string) ([]string, error) {
 	out, err := exec.CommandContext(ctx, busybox, "--list").Output()
 	if err != nil {
-		return nil, fmt.Errorf("images: list what busybox has: %w", err)
+		return nil, fmt.Errorf("images: list the programs of busybox: %w", err)
 	}
 	var names []string
 	for _, name := range strings.Fields(string(out)) {

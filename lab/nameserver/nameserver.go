@@ -1,7 +1,6 @@
-// Package nameserver is the DNS server that a lab's nodes have as their
-// upstream: a few fixed names with addresses reserved for documentation (RFC
-// 5737, RFC 3849), NXDOMAIN for all others, and a line in a log for every
-// query, so that a test can count them. It asks nobody.
+// Package nameserver is the upstream DNS server of a lab's nodes: a few fixed names with addresses reserved for
+// documentation (RFC 5737, RFC 3849), NXDOMAIN for all others, and a log line for every query, so that a test can count
+// them. It queries no other server.
 package nameserver
 
 import (
@@ -16,8 +15,8 @@ import (
 	"github.com/miekg/dns"
 )
 
-// zoneText is all that the server knows. long.example.com does not fit into
-// 512 octets, and huge.example.com into no UDP packet that people allow.
+// zoneText is the server's zone. long.example.com does not fit into 512 octets, and huge.example.com into no UDP packet
+// of usual size.
 const zoneText = `
 google.com.          300 IN A     198.51.100.10
 google.com.          300 IN AAAA  2001:db8:100::10
@@ -58,8 +57,7 @@ type Server struct {
 	log io.Writer
 }
 
-// New returns a server that writes "time client name type protocol" of each
-// query to log.
+// New returns a server that writes "time client name type protocol" for each query to log.
 func New(log io.Writer) (*Server, error) {
 	s := &Server{records: map[string][]dns.RR{}, log: log}
 	text := zoneText + many("long.example.com.", 60) + many("huge.example.com.", 600)
@@ -99,7 +97,7 @@ func (s *Server) ServeDNS(w dns.ResponseWriter, query *dns.Msg) {
 		}
 		reply.Truncate(min(size, 1232))
 	}
-	_ = w.WriteMsg(reply) // the client asks again
+	_ = w.WriteMsg(reply) // the client repeats the query
 }
 
 // Answer answers one query.
@@ -127,7 +125,7 @@ func (s *Server) Answer(query *dns.Msg) *dns.Msg {
 			}
 			rr = dns.Copy(rr)
 			if len(reply.Answer) == 0 || rr.Header().Name == strings.ToLower(question.Name) {
-				rr.Header().Name = question.Name // as it was asked
+				rr.Header().Name = question.Name // as queried
 			}
 			reply.Answer = append(reply.Answer, rr)
 			if isAlias && question.Qtype != dns.TypeCNAME {
@@ -147,7 +145,7 @@ func (s *Server) Answer(query *dns.Msg) *dns.Msg {
 	return reply
 }
 
-// parentOf is the last label: the zone that denials are said to come from.
+// parentOf returns the last label: the zone in whose name denials are sent.
 func parentOf(name string) string {
 	labels := dns.SplitDomainName(name)
 	if len(labels) == 0 {

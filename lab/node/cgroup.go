@@ -17,14 +17,14 @@ import (
 
 const (
 	cgroupRoot = "/sys/fs/cgroup"
-	// cgroupName is the lab's group in every hierarchy; nodes are below.
+	// cgroupName is the lab's group in every hierarchy; nodes have groups below it.
 	cgroupName = "wayleave-lab"
-	// leafName is the group of version 2 that a node's own programs are in.
+	// leafName is the version 2 group of a node's own programs.
 	leafName = "init"
 )
 
-// hierarchy is a mounted cgroup hierarchy: the one of version 2, or one of
-// version 1 with its controllers. A machine may have both.
+// hierarchy is a mounted cgroup hierarchy: that of version 2, or one of version 1 with its controllers. A machine may
+// have both.
 type hierarchy struct {
 	Path        string // where it is mounted
 	V2          bool
@@ -48,7 +48,7 @@ func hierarchies() ([]hierarchy, error) {
 	return all, nil
 }
 
-// parseMountinfo reads the format of proc_pid_mountinfo(5).
+// parseMountinfo parses the format of proc_pid_mountinfo(5).
 func parseMountinfo(r io.Reader) ([]hierarchy, error) {
 	var all []hierarchy
 	lines := bufio.NewScanner(r)
@@ -78,7 +78,7 @@ func parseMountinfo(r io.Reader) ([]hierarchy, error) {
 	return all, lines.Err()
 }
 
-// controllers picks the controllers out of a version 1 mount's options.
+// controllers extracts the controllers from a version 1 mount's options.
 func controllers(options string) []string {
 	var all []string
 	for option := range strings.SplitSeq(options, ",") {
@@ -93,7 +93,7 @@ func controllers(options string) []string {
 	return all
 }
 
-// join puts the calling process into the node's group of every hierarchy.
+// join moves the calling process into the node's group of every hierarchy.
 func join(all []hierarchy, name string) error {
 	for _, h := range all {
 		dir := h.Path
@@ -111,8 +111,7 @@ func join(all []hierarchy, name string) error {
 	return nil
 }
 
-// make makes a group that processes can be put into, with the controllers of
-// its parent.
+// make creates a group for processes, with the controllers of its parent.
 func (h hierarchy) make(parent, dir string) error {
 	if h.V2 {
 		if err := delegate(parent); err != nil {
@@ -125,7 +124,7 @@ func (h hierarchy) make(parent, dir string) error {
 	if !slices.Contains(h.Controllers, "cpuset") {
 		return nil
 	}
-	// In version 1 a new group has no processor and no memory to run on.
+	// In version 1 a new group has no processor and no memory.
 	for _, name := range []string{"cpuset.cpus", "cpuset.mems"} {
 		value, err := os.ReadFile(filepath.Join(parent, name))
 		if err != nil {
@@ -138,9 +137,8 @@ func (h hierarchy) make(parent, dir string) error {
 	return nil
 }
 
-// delegate gives the children of a version 2 group all controllers that it
-// has. Some cannot be (a machine with version 1 has most of them there); the
-// one that a kubelet cannot do without is memory, if it is there at all.
+// delegate enables all controllers of a version 2 group for its children. Some cannot be enabled (a machine with
+// version 1 has most of them there); the kubelet requires memory, if it exists at all.
 func delegate(dir string) error {
 	available, err := os.ReadFile(filepath.Join(dir, "cgroup.controllers"))
 	if err != nil {
@@ -156,8 +154,8 @@ func delegate(dir string) error {
 	return nil
 }
 
-// mountCgroups mounts the hierarchies as the node sees them: its own group is
-// the root. The calling process must have a cgroup namespace of its own.
+// mountCgroups mounts the hierarchies as the node sees them: its own group is the root. The calling process must have a
+// cgroup namespace of its own.
 func mountCgroups(all []hierarchy) error {
 	if len(all) > 1 || all[0].Path != cgroupRoot {
 		if err := mount("tmpfs", cgroupRoot, "tmpfs", unix.MS_NOSUID|unix.MS_NOEXEC|unix.MS_NODEV,
@@ -186,9 +184,8 @@ func mountCgroups(all []hierarchy) error {
 	return nil
 }
 
-// settle adds what the node's programs expect of a root: names for each of
-// the controllers that are mounted together, and in version 2 no process in
-// the root itself, which could not have groups with controllers otherwise.
+// settle adds what the node's programs expect of a root: names for each of the controllers that are mounted together,
+// and in version 2 no process in the root itself, which could not have child groups with controllers otherwise.
 func (h hierarchy) settle() error {
 	if h.V2 {
 		leaf := filepath.Join(h.Path, leafName)
@@ -212,8 +209,8 @@ func (h hierarchy) settle() error {
 	return nil
 }
 
-// RemoveCgroups removes the lab's groups from every hierarchy. Their processes
-// must have been killed; they may take a moment to be gone.
+// RemoveCgroups removes the lab's groups from every hierarchy. Their processes must have been killed; they may take a
+// moment to end.
 func RemoveCgroups() error {
 	all, err := hierarchies()
 	if err != nil {
@@ -257,8 +254,7 @@ func removeGroup(root string) error {
 	return nil
 }
 
-// GroupFiles are the files that a process of this machine writes 0 to, in
-// order to join a running node's groups.
+// GroupFiles returns the files to which a process of this machine writes 0 to join a running node's groups.
 func GroupFiles(name string) ([]string, error) {
 	all, err := hierarchies()
 	if err != nil {

@@ -1,7 +1,6 @@
-// Package node makes a machine of a cluster out of namespaces: containerd and
-// kubelet, and below them the pods, with a network, mounts, processes, host
-// name and cgroups of their own. What a node changes in its file system or
-// its cgroups is not seen by the machine that it runs on, and ends with it.
+// Package node makes a cluster's machine out of namespaces: containerd and kubelet, and below them the pods, with
+// separate network, mounts, processes, host name and cgroups. The host does not see what a node changes in its file
+// system or its cgroups, and the changes end with the node.
 package node
 
 import (
@@ -22,12 +21,12 @@ import (
 // PauseImage is the image of the container that holds a pod's namespaces.
 const PauseImage = "registry.k8s.io/pause:3.10.2"
 
-// zones are given to the nodes in turn.
+// zones are assigned to the nodes in turn.
 var zones = []string{"zone-a", "zone-b"}
 
 const region = "lab"
 
-// Config is what a node is made of.
+// Config describes a node.
 type Config struct {
 	Machine  fabric.Machine
 	Index    int // from 0
@@ -35,14 +34,13 @@ type Config struct {
 	Dirs     place.Dirs
 	Programs *build.Programs
 	Server   string // the API server's URL
-	// Registry is where the container runtime looks for images that it does
-	// not have, instead of where their names say.
+	// Registry is where the container runtime looks for missing images, instead of the registry in their names.
 	Registry string
-	// Extra services, started last.
+	// Extra services are started last.
 	Extra []process.Service
 }
 
-// Spec is what the first process of a node, or of the control plane, is told.
+// Spec is the input of the first process of a node, or of the control plane.
 type Spec struct {
 	Hostname string            `json:"hostname"`
 	Machine  *Machine          `json:"machine,omitempty"` // nil: namespaces only
@@ -78,8 +76,7 @@ func (c Config) CNIConf() string { return c.state("cni") }
 // Kubernetes is the folder that the node sees as /etc/kubernetes.
 func (c Config) Kubernetes() string { return c.state("kubernetes") }
 
-// Prepare writes the files of the node and returns what its first process is
-// to be told.
+// Prepare writes the files of the node and returns the input of its first process.
 func (c Config) Prepare(ca *pki.Authority) (Spec, error) {
 	name := c.Machine.Name
 	for _, dir := range []string{c.CNIBin(), c.CNIConf(), c.Kubernetes(), c.state("containerd/certs.d/_default"),
@@ -104,7 +101,7 @@ func (c Config) Prepare(ca *pki.Authority) (Spec, error) {
 	return Spec{Hostname: name, Machine: c.machine(), Services: c.services(), Logs: c.Dirs.Logs()}, nil
 }
 
-// writeKeys makes the kubelet's identity, as "kubeadm join" leaves it.
+// writeKeys creates the kubelet's identity, like "kubeadm join".
 func (c Config) writeKeys(ca *pki.Authority) error {
 	name := c.Machine.Name
 	addresses := []netip.Addr{netip.MustParseAddr("127.0.0.1")}
@@ -158,9 +155,8 @@ func (c Config) services() []process.Service {
 	}, c.Extra...)
 }
 
-// kubelet renders the kubelet's configuration. Cgroups per pod, limits for
-// the node and eviction are off: machines of the lab differ in what their
-// cgroups can do, and share one disk.
+// kubelet renders the kubelet's configuration. Cgroups per pod, limits for the node and eviction are disabled: the
+// cgroups of the lab's machines differ in features, and nodes share one disk.
 func (c Config) kubelet() string {
 	address := "0.0.0.0"
 	if len(c.Machine.Addresses) > 1 {
@@ -203,9 +199,8 @@ eventRecordQPS: 0
 `
 }
 
-// containerd renders the runtime's configuration. Without CAP_SYS_RESOURCE
-// runc cannot lower an oom_score_adj; restrict_oom_score_adj makes containerd
-// ask for no less than its own, which does no harm where it could.
+// containerd renders the runtime's configuration. Without CAP_SYS_RESOURCE runc cannot lower an oom_score_adj; with
+// restrict_oom_score_adj, containerd requests no lower value than its own, which is harmless otherwise.
 func (c Config) containerd() string {
 	return fmt.Sprintf(`version = 3
 root = "/var/lib/containerd"
@@ -244,8 +239,7 @@ func (c Config) registry() string {
 	return fmt.Sprintf("[host.%q]\n  capabilities = [\"pull\", \"resolve\"]\n", "http://"+c.Registry)
 }
 
-// resolver is the file that pods with dnsPolicy Default, and forwarding DNS
-// servers, get their upstream server from.
+// resolver is the file from which pods with dnsPolicy Default, and forwarding DNS servers, get their upstream server.
 func (c Config) resolver() string {
 	var text strings.Builder
 	for _, gateway := range c.Plan.Gateways {
@@ -254,7 +248,7 @@ func (c Config) resolver() string {
 	return text.String()
 }
 
-// machine is what the node's file system is made of.
+// machine describes the node's file system.
 func (c Config) machine() *Machine {
 	return &Machine{
 		Cgroup: c.Machine.Name,

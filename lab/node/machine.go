@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Bind puts a folder of the machine at a path of the node.
+// Bind mounts a folder of the machine at a path of the node.
 type Bind struct {
 	From string `json:"from"`
 	To   string `json:"to"`
@@ -21,21 +21,20 @@ type Bind struct {
 type Machine struct {
 	Cgroup string `json:"cgroup"` // name below wayleave-lab in every hierarchy
 	Tmpfs  string `json:"tmpfs"`  // an empty folder to mount a tmpfs on
-	// Keep are folders that stay visible where they are, although what they
-	// are in is replaced.
+	// Keep are folders that stay visible, although a parent is replaced.
 	Keep  []string          `json:"keep"`
 	Binds []Bind            `json:"binds"`
 	Files map[string]string `json:"files"` // path → content
 }
 
-// private are folders of which a node has a copy on write.
+// private are folders of which a node has a copy-on-write copy.
 var private = []string{"/etc", "/opt", "/var"}
 
-// volatile are folders that a node has empty.
+// volatile are folders that are empty in a node.
 var volatile = []string{"/run", "/tmp"}
 
-// pretended are the kernel settings that a kubelet changes and that belong to
-// the whole machine. A node has files of these contents in their place.
+// pretended are the machine-wide kernel settings that a kubelet changes. A node has files with these contents in their
+// place.
 var pretended = map[string]string{
 	"vm/overcommit_memory":      "1\n",
 	"vm/panic_on_oom":           "0\n",
@@ -45,13 +44,12 @@ var pretended = map[string]string{
 	"kernel/keys/root_maxbytes": "25000000\n",
 }
 
-// mount makes the file system of the node in the mount namespace of the
-// calling process, which must be its own.
+// mount creates the file system of the node in the mount namespace of the calling process, which must be its own.
 func (m *Machine) mount(cgroups []hierarchy) error {
 	if err := mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return err
 	}
-	// What is replaced hides what the node is made of: hold on to that first.
+	// The new mounts hide the folders that the node is made of, so these are opened first.
 	held, err := m.hold()
 	if err != nil {
 		return err
@@ -111,14 +109,14 @@ func mountSys(cgroups []hierarchy) error {
 	if err := mount("bpf", "/sys/fs/bpf", "bpf", 0, "mode=700"); err != nil {
 		return err
 	}
-	// Kernels differ in whether these are there, and only debugging needs them.
+	// Not all kernels have these, and only debugging needs them.
 	_ = mount("tracefs", "/sys/kernel/tracing", "tracefs", 0, "")
 	_ = mount("debugfs", "/sys/kernel/debug", "debugfs", 0, "")
 	return nil
 }
 
-// copyOnWrite puts an overlay over each private folder. What is written goes
-// to memory: the folders that grow are bound to the disk.
+// copyOnWrite mounts an overlay over each private folder. Writes go to memory: folders that grow are bind mounts of the
+// disk.
 func (m *Machine) copyOnWrite() error {
 	if err := os.MkdirAll(m.Tmpfs, 0o755); err != nil {
 		return err
@@ -140,7 +138,7 @@ func (m *Machine) copyOnWrite() error {
 	return nil
 }
 
-// pretend covers kernel settings of the whole machine.
+// pretend hides machine-wide kernel settings.
 func (m *Machine) pretend() error {
 	for name, value := range pretended {
 		real := filepath.Join("/proc/sys", name)
@@ -193,7 +191,7 @@ func (m *Machine) bind(held held) error {
 
 func (m *Machine) write() error {
 	for name, text := range m.Files {
-		// It may be a link to somewhere else.
+		// The path may be a symbolic link.
 		if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}

@@ -13,18 +13,15 @@ import (
 	"wayleave.dev/lab/process"
 )
 
-// Namespaces are those that a machine's first process is started in, besides
-// its network.
+// Namespaces are those in which a machine's first process is started, besides its network.
 const Namespaces = unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC
 
-// joined marks the second of the two lives of a node's first process.
+// joined marks the second run of a node's first process.
 const joined = "WAYLEAVE_LAB_JOINED"
 
-// Run is the first process of a node or of the control plane. It makes the
-// machine and keeps its services running.
+// Run is the first process of a node or of the control plane. It creates the machine and keeps its services running.
 //
-// It executes itself once in between: a cgroup namespace is the calling
-// thread's alone, and only one thread survives an exec.
+// It executes itself once: a cgroup namespace belongs to the calling thread, and only one thread survives an exec.
 func Run(ctx context.Context, file string, log *slog.Logger) error {
 	data, err := os.ReadFile(file)
 	if err != nil {
@@ -61,7 +58,7 @@ func enterCgroups(name string) error {
 	if err := unix.Unshare(unix.CLONE_NEWCGROUP); err != nil {
 		return fmt.Errorf("cgroup namespace: %w", err)
 	}
-	// /proc/self is of the outer process namespace until /proc is mounted anew.
+	// /proc/self belongs to the outer process namespace until /proc is mounted again.
 	self, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("node: %w", err)

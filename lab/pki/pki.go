@@ -1,6 +1,5 @@
-// Package pki makes the keys, certificates and kubeconfig files of a cluster,
-// as kubeadm lays them out. They are made anew for every lab and valid for a
-// month.
+// Package pki creates the keys, certificates and kubeconfig files of a cluster, in kubeadm's layout. They are created
+// for each lab and valid for a month.
 package pki
 
 import (
@@ -22,14 +21,14 @@ import (
 
 const validity = 30 * 24 * time.Hour
 
-// Authority signs certificates and writes what it makes into Dir.
+// Authority signs certificates and writes them into Dir.
 type Authority struct {
 	Dir  string
 	cert *x509.Certificate
 	key  crypto.Signer
 }
 
-// Request is what a certificate says.
+// Request is the content of a certificate.
 type Request struct {
 	Name          string   // of the files NAME.crt and NAME.key
 	CommonName    string   // the user, for a client
@@ -38,8 +37,7 @@ type Request struct {
 	Addresses     []netip.Addr
 }
 
-// NewAuthority makes a certificate authority with the files NAME.crt and
-// NAME.key.
+// NewAuthority creates a certificate authority with the files NAME.crt and NAME.key.
 func NewAuthority(dir, name string) (*Authority, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("pki: %w", err)
@@ -67,7 +65,7 @@ func NewAuthority(dir, name string) (*Authority, error) {
 	return &Authority{Dir: dir, cert: cert, key: key}, nil
 }
 
-// Issue makes a key and a certificate for use as client and as server.
+// Issue creates a key and a certificate for use as client and as server.
 func (a *Authority) Issue(r Request) error {
 	key, err := WriteKey(filepath.Join(a.Dir, r.Name+".key"))
 	if err != nil {
@@ -95,8 +93,7 @@ func (a *Authority) Issue(r Request) error {
 	return writePEM(filepath.Join(a.Dir, r.Name+".crt"), "CERTIFICATE", der, 0o644)
 }
 
-// WriteKey makes a private key and writes it to a file that only its owner
-// can read.
+// WriteKey creates a private key and writes it to a file that only its owner can read.
 func WriteKey(file string) (crypto.Signer, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

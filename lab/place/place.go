@@ -1,6 +1,5 @@
-// Package place says where the lab keeps its files: what it built (the cache,
-// kept), what a running lab is (the state, on /run), and what its nodes
-// stored (the data, on disk). A lab that is down has neither state nor data.
+// Package place locates the lab's files: builds (the cache, kept), the state of a running lab (on /run), and the data
+// of its nodes (on disk). A lab that is down has neither state nor data.
 package place
 
 import (
@@ -15,12 +14,12 @@ import (
 
 // Dirs are the folders of one lab, all absolute.
 type Dirs struct {
-	Cache string // WAYLEAVE_LAB_CACHE, else ${XDG_CACHE_HOME:-~/.cache}/wayleave-lab
-	State string // WAYLEAVE_LAB_STATE, else /run/wayleave-lab
-	Data  string // WAYLEAVE_LAB_DATA, else /var/lib/wayleave-lab
+	Cache string // WAYLEAVE_LAB_CACHE, otherwise ${XDG_CACHE_HOME:-~/.cache}/wayleave-lab
+	State string // WAYLEAVE_LAB_STATE, otherwise /run/wayleave-lab
+	Data  string // WAYLEAVE_LAB_DATA, otherwise /var/lib/wayleave-lab
 }
 
-// Find reads the environment. getenv is os.Getenv but in tests.
+// Find reads the environment. getenv is os.Getenv except in tests.
 func Find(getenv func(string) string) (Dirs, error) {
 	cache := getenv("XDG_CACHE_HOME")
 	if cache == "" {
@@ -36,7 +35,7 @@ func Find(getenv func(string) string) (Dirs, error) {
 		Data:  or(getenv("WAYLEAVE_LAB_DATA"), "/var/lib/wayleave-lab"),
 	}
 	for _, dir := range []string{dirs.Cache, dirs.State, dirs.Data} {
-		// State and data are removed as a whole by "lab down".
+		// "lab down" removes state and data as a whole.
 		if !filepath.IsAbs(dir) || filepath.Clean(dir) == "/" || strings.Count(filepath.Clean(dir), "/") < 2 {
 			return Dirs{}, fmt.Errorf("place: %q: must be an absolute path of at least two elements", dir)
 		}
@@ -51,30 +50,29 @@ func or(value, otherwise string) string {
 	return otherwise
 }
 
-// Processes is the folder of the records of started processes.
+// Processes returns the folder of the records of started processes.
 func (d Dirs) Processes() string { return filepath.Join(d.State, "processes") }
 
-// Logs is the folder of every log.
+// Logs returns the folder of every log.
 func (d Dirs) Logs() string { return filepath.Join(d.State, "logs") }
 
-// PKI is the folder of keys and certificates.
+// PKI returns the folder of keys and certificates.
 func (d Dirs) PKI() string { return filepath.Join(d.State, "pki") }
 
-// Kubeconfig is the administrator's, for use on the host.
+// Kubeconfig returns the administrator's file, for use on the host.
 func (d Dirs) Kubeconfig() string { return filepath.Join(d.State, "kubeconfig") }
 
-// FabricKubeconfig is the administrator's, for use from the lab's own network.
+// FabricKubeconfig returns the administrator's file, for use from the lab's own network.
 func (d Dirs) FabricKubeconfig() string { return filepath.Join(d.State, "kubeconfig.fabric") }
 
-// Node is the folder of a node's configuration.
+// Node returns the folder of a node's configuration.
 func (d Dirs) Node(name string) string { return filepath.Join(d.State, "nodes", name) }
 
-// NodeData is the folder of what a node stores: images, volumes.
+// NodeData returns the folder of a node's data: images, volumes.
 func (d Dirs) NodeData(name string) string { return filepath.Join(d.Data, name) }
 
-// Checkout returns the root of the Wayleave checkout: WAYLEAVE_ROOT, or the
-// folder above the working directory with the module wayleave.dev, or the one
-// that this program was compiled in.
+// Checkout returns the root of the Wayleave checkout: WAYLEAVE_ROOT, or the folder above the working directory with the
+// module wayleave.dev, or the one from which this program was compiled.
 func Checkout() (string, error) {
 	var starts []string
 	if root := os.Getenv("WAYLEAVE_ROOT"); root != "" {

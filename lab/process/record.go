@@ -1,6 +1,5 @@
-// Package process starts programs that outlive the command that started them,
-// keeps a record of each, and ends exactly those again: a record holds the
-// start time, so a process that later got the same number is never touched.
+// Package process starts programs that outlive the command that started them, records each, and ends exactly those
+// again: a record holds the start time, so a process that later gets the same number is never touched.
 package process
 
 import (
@@ -18,7 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Record names one process for ever.
+// Record identifies one process permanently.
 type Record struct {
 	Name  string   `json:"name"`
 	PID   int      `json:"pid"`
@@ -27,7 +26,7 @@ type Record struct {
 	Args  []string `json:"args"`
 }
 
-// Identify makes the record of a running process.
+// Identify returns the record of a running process.
 func Identify(name string, pid int, args []string) (Record, error) {
 	start, err := startTime(pid)
 	if err != nil {
@@ -36,8 +35,7 @@ func Identify(name string, pid int, args []string) (Record, error) {
 	return Record{Name: name, PID: pid, Boot: bootID(), Start: start, Args: args}, nil
 }
 
-// Alive tells whether the process still runs. One that has ended and was not
-// yet waited for does not.
+// Alive reports whether the process still runs. A zombie does not.
 func (r Record) Alive() bool {
 	if r.Boot != bootID() {
 		return false
@@ -46,8 +44,7 @@ func (r Record) Alive() bool {
 	return err == nil && start == r.Start
 }
 
-// Kill ends the process and returns when it is gone. A process that is not
-// there is no error.
+// Kill ends the process and returns when it has ended. A missing process is not an error.
 func (r Record) Kill(ctx context.Context) error {
 	fd, err := unix.PidfdOpen(r.PID, 0)
 	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EINVAL) {
@@ -57,8 +54,7 @@ func (r Record) Kill(ctx context.Context) error {
 		return fmt.Errorf("process %s (%d): %w", r.Name, r.PID, err)
 	}
 	defer unix.Close(fd)
-	// The descriptor holds on to one process; only now its start time proves
-	// that it is ours.
+	// The descriptor refers to one process; the start time, checked now, proves that it is the recorded one.
 	if !r.Alive() {
 		return nil
 	}
@@ -86,7 +82,7 @@ func (r Record) Save(dir string) error {
 	if err != nil {
 		return fmt.Errorf("process %s: %w", r.Name, err)
 	}
-	// A record is there as a whole or not at all.
+	// A record is written atomically.
 	file := filepath.Join(dir, r.Name+".json")
 	if err := os.WriteFile(file+".part", data, 0o644); err != nil {
 		return fmt.Errorf("process %s: %w", r.Name, err)
@@ -114,7 +110,7 @@ func Load(dir, name string) (Record, error) {
 	return r, nil
 }
 
-// LoadAll reads every record in dir; none if there is no such folder.
+// LoadAll reads every record in dir; none if the folder does not exist.
 func LoadAll(dir string) ([]Record, error) {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -140,7 +136,7 @@ func LoadAll(dir string) ([]Record, error) {
 	return all, errors.Join(errs...)
 }
 
-// startTime reads field 22 of /proc/PID/stat. A zombie counts as gone.
+// startTime reads field 22 of /proc/PID/stat. A zombie counts as ended.
 func startTime(pid int) (uint64, error) {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
@@ -150,7 +146,7 @@ func startTime(pid int) (uint64, error) {
 }
 
 func parseStat(line string) (uint64, error) {
-	// The second field, the program's name, may hold spaces and parentheses.
+	// The second field, the program's name, may contain spaces and parentheses.
 	fields := strings.Fields(line[strings.LastIndex(line, ")")+1:])
 	if len(fields) < 20 {
 		return 0, fmt.Errorf("stat: %q has %d fields", line, len(fields))
@@ -169,8 +165,7 @@ func bootID() string {
 	return strings.TrimSpace(string(data))
 }
 
-// InNamespace returns the processes whose network namespace is the given
-// file, such as one in /run/netns.
+// InNamespace returns the processes whose network namespace is the given file, such as one in /run/netns.
 func InNamespace(file string) ([]Record, error) {
 	var want unix.Stat_t
 	if err := unix.Stat(file, &want); err != nil {
@@ -188,7 +183,7 @@ func Executing(file string) ([]Record, error) {
 	return scan("runs "+file, func(pid int) bool { return Record{PID: pid}.Program() == file })
 }
 
-// scan returns the processes that match, but this one.
+// scan returns the processes that match, except this one.
 func scan(name string, match func(pid int) bool) ([]Record, error) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
@@ -200,14 +195,14 @@ func scan(name string, match func(pid int) bool) ([]Record, error) {
 		if err != nil || pid == os.Getpid() || !match(pid) {
 			continue
 		}
-		if r, err := Identify(name, pid, nil); err == nil { // else it has just ended
+		if r, err := Identify(name, pid, nil); err == nil { // otherwise it has just ended
 			found = append(found, r)
 		}
 	}
 	return found, nil
 }
 
-// Program is the file that a process runs, "" if that cannot be known.
+// Program returns the file that a process runs, "" if unknown.
 func (r Record) Program() string {
 	target, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", r.PID))
 	if err != nil {

@@ -19,14 +19,12 @@ type Program struct {
 	Clone     uintptr  // further namespaces of its own: CLONE_NEW…
 }
 
-// Environment is what background programs get: nothing of the caller's, so
-// that a lab does not depend on who started it.
+// Environment is that of background programs: nothing of the caller's, so that a lab does not depend on who started it.
 func Environment() []string {
 	return []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LANG=C.UTF-8"}
 }
 
-// Start starts a program in a session of its own, out of reach of the
-// terminal's Ctrl-C, and records it.
+// Start starts a program in a session of its own, which the terminal's Ctrl-C does not reach, and records it.
 func Start(p Program, records, logs string) (Record, error) {
 	log, err := openLog(logs, p.Name)
 	if err != nil {
@@ -45,7 +43,7 @@ func Start(p Program, records, logs string) (Record, error) {
 	if err := start(); err != nil {
 		return Record{}, fmt.Errorf("process %s: %w", p.Name, err)
 	}
-	// While this command runs it is the parent and has to wait for the child.
+	// While this command runs it is the parent and must wait for the child.
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
 	r, err := Identify(p.Name, cmd.Process.Pid, p.Args)

@@ -16,17 +16,16 @@ type Service struct {
 	Name string   `json:"name"` // also of its log
 	Args []string `json:"args"` // Args[0] is the program's path
 	Env  []string `json:"env,omitempty"`
-	// Program is the file to run when Args[0] is only a name to call it by.
+	// Program is the file to run if Args[0] is only a name.
 	Program string `json:"program,omitempty"`
 }
 
 // restartAfter is how long a service that ended stays down.
 const restartAfter = time.Second
 
-// Supervise is what the first process of a process namespace does: it starts
-// the services in order, starts each again when it ends, and reaps orphans.
-// When it ends the kernel kills whatever is left in the namespace. It returns
-// when the context is done, or on SIGTERM.
+// Supervise is the main function of the first process of a process namespace: it starts the services in order, restarts
+// each when it ends, and reaps orphans. When it ends, the kernel kills all processes in the namespace. It returns when
+// the context ends, or on SIGTERM.
 func Supervise(ctx context.Context, services []Service, logs string, log *slog.Logger) error {
 	s := &supervisor{logs: logs, log: log, running: map[int]Service{}}
 	signals := make(chan os.Signal, 16)
@@ -57,7 +56,7 @@ func Supervise(ctx context.Context, services []Service, logs string, log *slog.L
 	}
 }
 
-// supervisor belongs to one goroutine: nobody but reap waits for children.
+// supervisor belongs to one goroutine: only reap waits for children.
 type supervisor struct {
 	logs    string
 	log     *slog.Logger

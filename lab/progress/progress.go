@@ -1,5 +1,4 @@
-// Package progress tells a person what is going on: one line when a step
-// begins that takes long, one when it ends with the time it took, and one
+// Package progress prints progress: one line when a long step begins, one with the elapsed time when it ends, and one
 // every half minute in between.
 package progress
 
@@ -31,10 +30,10 @@ func (p *Printer) Printf(format string, args ...any) {
 	fmt.Fprintf(p.out, "[%6.1fs] %s\n", time.Since(p.start).Seconds(), fmt.Sprintf(format, args...))
 }
 
-// Elapsed is the time since the Printer was made.
+// Elapsed returns the time since the Printer was created.
 func (p *Printer) Elapsed() time.Duration { return time.Since(p.start) }
 
-// Step runs f between two lines.
+// Step prints a line before and after f.
 func (p *Printer) Step(what string, f func() error) error {
 	began := time.Now()
 	p.Printf("%s …", what)
@@ -48,7 +47,7 @@ func (p *Printer) Step(what string, f func() error) error {
 			case <-done:
 				return
 			case <-tick.C:
-				p.Printf("%s … still at it, %s", what, time.Since(began).Round(time.Second))
+				p.Printf("%s … still running, %s", what, time.Since(began).Round(time.Second))
 			}
 		}
 	})

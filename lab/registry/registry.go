@@ -1,7 +1,6 @@
-// Package registry serves the images of docker-archive files over the
-// registry protocol (OCI distribution specification, pull only), so that
-// "image: busybox" works on nodes that reach no registry: the container
-// runtime is told to look here for every name.
+// Package registry serves the images of docker-archive files over the registry protocol (OCI distribution
+// specification, pull only), so that "image: busybox" works on nodes without access to a registry: the container
+// runtime is configured to use it for every name.
 package registry
 
 import (
@@ -28,8 +27,8 @@ const (
 	layerType    = "application/vnd.docker.image.rootfs.diff.tar"
 )
 
-// Registry serves whatever archives are in a folder. Archives put there later
-// are found when they are asked for. It is safe for concurrent use.
+// Registry serves the archives in a folder. Archives that are added later are found on request. It is safe for
+// concurrent use.
 type Registry struct {
 	dir string
 
@@ -106,13 +105,12 @@ func serve(w http.ResponseWriter, req *http.Request, digest string, b blob) erro
 	}
 	w.Header().Set("Content-Length", fmt.Sprint(size))
 	if req.Method == http.MethodGet {
-		_, _ = io.Copy(w, content) // a client that went away is not our error
+		_, _ = io.Copy(w, content) // a client may disconnect
 	}
 	return nil
 }
 
-// find returns the digest and content of what was asked for; no digest if
-// there is none.
+// find returns the digest and content of the requested object; no digest if there is none.
 func (r *Registry) find(repository, kind, reference string) (string, blob, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -129,7 +127,7 @@ func (r *Registry) find(repository, kind, reference string) (string, blob, error
 	return reference, b, nil
 }
 
-// scan reads archives not seen before.
+// scan reads archives not read before.
 func (r *Registry) scan() error {
 	files, err := filepath.Glob(filepath.Join(r.dir, "*.tar"))
 	if err != nil {
@@ -140,7 +138,7 @@ func (r *Registry) scan() error {
 		if err != nil {
 			return fmt.Errorf("registry: %w", err)
 		}
-		// An archive that was written anew is another one.
+		// A rewritten archive counts as another one.
 		info, err := os.Stat(real)
 		if err != nil {
 			return fmt.Errorf("registry: %w", err)
@@ -201,7 +199,7 @@ type manifest struct {
 	Layers        []descriptor `json:"layers"`
 }
 
-// index makes a manifest of each image in an archive.
+// index creates a manifest of each image in an archive.
 func (r *Registry) index(entries map[string]blob) error {
 	var images []struct {
 		Config   string
@@ -258,8 +256,7 @@ func (r *Registry) add(kind string, b blob) descriptor {
 	return descriptor{kind, int64(len(b.data)), digest}
 }
 
-// repository takes the registry's name off a reference: a client that is sent
-// here by a mirror rule asks for the rest of it only.
+// repository removes the registry's name from a reference: a client that uses a mirror requests only the rest.
 func repository(tag string) string {
 	first, rest, ok := strings.Cut(tag, "/")
 	if ok && (strings.ContainsAny(first, ".:") || first == "localhost") {

@@ -1,11 +1,11 @@
-// Package authority verifies certificates of peers against the authorities of a Secret, as nginx
-// does with ssl_client_certificate, ssl_verify_depth and ssl_crl.
+// Package authority verifies certificates of peers against the authorities of a Secret, like nginx with
+// ssl_client_certificate, ssl_verify_depth and ssl_crl.
 //
 // Invariants:
-//   - A chain ends at a self-signed certificate of the Set. Others of the Set are between only.
-//   - Where there is a revocation list, each certificate of a chain needs one of its issuer that
-//     is in force.
-//   - What cannot be read is an error, and never a Set that verifies more.
+//   - A chain ends at a self-signed certificate of the Set. Its other certificates are intermediates.
+//   - If there is a revocation list, each certificate of a chain needs a current one of its
+//     issuer.
+//   - Invalid input is an error, and never a Set that accepts more certificates.
 package authority
 
 import (
@@ -27,15 +27,15 @@ const (
 	MaxListBytes    = 1 << 20
 )
 
-// ErrUnknown is a certificate that no authority of the Set has signed.
+// ErrUnknown means that no authority of the Set has signed the certificate.
 var ErrUnknown = errors.New("no authority has signed the certificate")
 
-// Set is what certificates are verified against. It does not change.
+// Set is a set of authorities. It does not change.
 type Set struct {
 	roots   *x509.CertPool
 	between []*x509.Certificate
 	all     *x509.CertPool
-	// lists are revocation lists by the issuer's name; nil for none at all.
+	// lists are revocation lists by the issuer's name; nil if there are none.
 	lists map[string][]*list
 	id    [sha256.Size]byte
 }
@@ -48,7 +48,7 @@ type list struct {
 	revoked map[string]struct{}
 }
 
-// Parse reads certificates in PEM, and revocation lists where crl is not empty.
+// Parse parses certificates in PEM, and revocation lists if crl is not empty.
 func Parse(ca, crl []byte) (*Set, error) {
 	h := sha256.New()
 	_, _ = fmt.Fprintf(h, "%d ", len(ca))
@@ -100,7 +100,7 @@ func (s *Set) readLists(crl []byte) error {
 			return err
 		}
 		for _, e := range r.Extensions {
-			if e.Critical { // of a part of the certificates, or of changes: not the whole
+			if e.Critical { // a partial or a delta list
 				return fmt.Errorf("has the critical extension %v, which is not known", asn1.ObjectIdentifier(e.Id))
 			}
 		}
@@ -139,22 +139,22 @@ func blocks(text []byte, kind string, most int, yield func(der []byte) error) er
 	}
 }
 
-// Authorities are those of the Set, which a handshake names to clients.
+// Authorities are those of the Set, which a handshake lists for clients.
 func (s *Set) Authorities() *x509.CertPool { return s.all }
 
 // Options of one verification.
 type Options struct {
-	// Depth is the most certificates between the peer's and the one that a chain ends at.
+	// Depth is the maximum number of certificates between the peer's and the one at which a chain ends.
 	Depth int
-	// Usage is what the peer's certificate must be good for.
+	// Usage is the required usage of the peer's certificate.
 	Usage x509.ExtKeyUsage
-	// Name is the DNS name or address that it must be for; empty for any.
+	// Name is the DNS name or address that the certificate must be valid for; empty for any.
 	Name string
 	Now  time.Time
 }
 
-// Verify says why the first certificate is not good; the others are what the peer sent with it.
-// ErrUnknown is the error where no chain leads to an authority of the Set.
+// Verify returns why the first certificate is invalid; the others are those that the peer sent with it. The error is
+// ErrUnknown if no chain leads to an authority of the Set.
 func (s *Set) Verify(certs []*x509.Certificate, o Options) error {
 	if len(certs) == 0 {
 		return errors.New("there is no certificate")
@@ -187,11 +187,11 @@ func (s *Set) Verify(certs []*x509.Certificate, o Options) error {
 	return err
 }
 
-// chain looks at the depth of a chain, and whether something of it was revoked.
+// chain checks the depth of a chain, and whether a certificate in it was revoked.
 func (s *Set) chain(chain []*x509.Certificate, o Options) error {
 	if between := len(chain) - 2; between > o.Depth {
 		// as OpenSSL
-		return fmt.Errorf("the chain has %d certificates between; %d are allowed: %w", between, o.Depth, ErrUnknown)
+		return fmt.Errorf("the chain has %d intermediate certificates; allowed: %d: %w", between, o.Depth, ErrUnknown)
 	}
 	if s.lists == nil {
 		return nil
@@ -218,7 +218,7 @@ func (s *Set) revoked(c, issuer *x509.Certificate, now time.Time) error {
 		found = true
 	}
 	if !found {
-		return fmt.Errorf("there is no revocation list of %q that is in force", c.Issuer.String())
+		return fmt.Errorf("there is no current revocation list of %q", c.Issuer.String())
 	}
 	return nil
 }

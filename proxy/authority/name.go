@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// shortNames are those by which OpenSSL, and so nginx, writes attributes.
+// shortNames are OpenSSL's, and so nginx's, names of attributes.
 var shortNames = map[string]string{
 	"2.5.4.3": "CN", "2.5.4.4": "SN", "2.5.4.5": "serialNumber", "2.5.4.6": "C", "2.5.4.7": "L", "2.5.4.8": "ST",
 	"2.5.4.9": "street", "2.5.4.10": "O", "2.5.4.11": "OU",
@@ -19,8 +19,8 @@ var shortNames = map[string]string{
 	"0.9.2342.19200300.100.1.1": "UID", "0.9.2342.19200300.100.1.25": "DC",
 }
 
-// Name writes a distinguished name as $ssl_client_s_dn of nginx has it (RFC 2253): the last part
-// first, bytes that are not printable ASCII as \XX. raw is RawSubject or RawIssuer.
+// Name writes a distinguished name like nginx's $ssl_client_s_dn (RFC 2253): the last part first, bytes that are not
+// printable ASCII as \XX. raw is RawSubject or RawIssuer.
 func Name(raw []byte) string {
 	var rdns pkix.RDNSequence
 	if rest, err := asn1.Unmarshal(raw, &rdns); err != nil || len(rest) > 0 {

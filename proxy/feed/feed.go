@@ -1,10 +1,10 @@
-// Package feed is the agent's side of the proxy's hand-off: it sends every proxy of the node its routes.
+// Package feed is the agent's side of the proxy's hand-off: it sends its routes to every proxy of the node.
 //
 // Invariants:
-//   - Certificates with their keys, and users with their password hashes, are on the socket and in memory, never on a
+//   - Certificates with their keys, and users with their password hashes, are on the socket and in memory, never on
 //     disk: a proxy that starts waits for an agent.
-//   - A host is not sent before the backends and the certificate that it names, and those are not taken away while
-//     it names them: else a change of a route would have requests that lead nowhere.
+//   - A host is not sent before the backends and the certificate that it names, and those are not removed while
+//     it names them; otherwise a changed route would lead requests nowhere.
 package feed
 
 import (
@@ -24,19 +24,19 @@ import (
 	"wayleave.dev/reconcile"
 )
 
-// grace bounds how long a host waits for what it names, and how long the feed keeps what hosts still name: three
-// loops plan the three kinds independently.
+// grace bounds how long a host waits for the objects that it names, and how long the feed keeps objects that hosts
+// still name: three loops plan the three kinds independently.
 const grace = time.Second
 
 // Feed is the agent's side: it holds the desired state of proxies, and sends it to every proxy that
 // connects. Make it with New; its methods may be called concurrently.
 type Feed struct {
 	out handoff.Feed[schema.Socket, session, frames.Update, frames.Report]
-	// keeper has the sockets that proxies are given to listen on.
+	// keeper holds the listening sockets for proxies.
 	keeper *handoff.Keeper[schema.Socket]
 	log    *slog.Logger
 
-	// All below is guarded by the lock of out.
+	// The fields below are guarded by the lock of out.
 	hosts    part[schema.Host]
 	backends part[schema.Backend]
 	certs    part[schema.Certificate]
@@ -47,7 +47,7 @@ type Feed struct {
 	sockets  handoff.Opener[schema.Socket]
 }
 
-// New makes a feed for proxies that run as a user. Root may connect, too.
+// New returns a feed for proxies that run as a user. Root may connect, too.
 func New(uid uint32, keeper *handoff.Keeper[schema.Socket], log *slog.Logger) *Feed {
 	f := &Feed{keeper: keeper, log: log, names: map[string]int{},
 		sockets: handoff.Opener[schema.Socket]{Open: keeper.Open, Log: log}}
@@ -63,13 +63,13 @@ func New(uid uint32, keeper *handoff.Keeper[schema.Socket], log *slog.Logger) *F
 	return f
 }
 
-// Hosts is the target of the hosts' plans, by name.
+// Hosts returns the target of the hosts' plans, by name.
 func (f *Feed) Hosts() reconcile.Target[string, schema.Host] { return &f.hosts }
 
-// Backends is the target of the backends' plans, by key.
+// Backends returns the target of the backends' plans, by key.
 func (f *Feed) Backends() reconcile.Target[string, schema.Backend] { return &f.backends }
 
-// Certificates is the target of the certificates' plans, by key.
+// Certificates returns the target of the certificates' plans, by key.
 func (f *Feed) Certificates() reconcile.Target[string, schema.Certificate] { return &f.certs }
 
 // Configure replaces the settings. Proxies wait for the first.
@@ -84,14 +84,14 @@ func (f *Feed) Listen(list []schema.Socket) {
 	})
 }
 
-// Failures are the sockets that could not be opened, with why: a port that another
-// program has. They are tried again.
+// Failures returns the sockets that could not be opened, with the error: a port that another program has. They are
+// retried.
 func (f *Feed) Failures() (out map[schema.Socket]error) {
 	f.out.View(func([]*session) { out = f.sockets.Failures() })
 	return out
 }
 
-// Reports are what the proxies that are connected last said of themselves, as one.
+// Reports returns what the connected proxies last reported, merged.
 func (f *Feed) Reports() frames.Report {
 	all := frames.Report{Certificates: map[string]string{}}
 	f.out.View(func(proxies []*session) {
@@ -102,13 +102,13 @@ func (f *Feed) Reports() frames.Report {
 	return all
 }
 
-// Proxies is the number of connected proxies.
+// Proxies returns the number of connected proxies.
 func (f *Feed) Proxies() int { return f.out.Children() }
 
 // Serve accepts proxies until ctx ends.
 func (f *Feed) Serve(ctx context.Context, l *net.UnixListener) error { return f.out.Serve(ctx, l) }
 
-// part is one keyed kind; it is guarded by its feed's lock.
+// part is the state of one keyed kind; it is guarded by its feed's lock.
 type part[P any] struct {
 	feed    *Feed
 	table   handoff.Table[string, P]
@@ -161,7 +161,7 @@ func (p *part[P]) note(k string, is *P) {
 func backendName(key string) string     { return "b " + key }
 func certificateName(key string) string { return "c " + key }
 
-// named calls yield for all that a host names.
+// named calls yield for everything that a host names.
 func named(h *schema.Host, yield func(string)) {
 	if h.Certificate != "" {
 		yield(certificateName(h.Certificate))
@@ -215,8 +215,8 @@ func (f *Feed) count(h *schema.Host, by int) {
 	})
 }
 
-// complete says whether everything that a host names is known, except the authorities of its clients: without them
-// the host refuses all clients, and must not stay as it was before.
+// complete reports whether everything that a host names is known, except the authorities of its clients: without them
+// the host refuses all clients, and its previous version must not stay.
 func (f *Feed) complete(h *schema.Host) bool {
 	all := true
 	named(h, func(name string) {
@@ -237,15 +237,15 @@ func (f *Feed) complete(h *schema.Host) bool {
 // adopt keeps the sockets of a proxy that outlived its agent.
 func (f *Feed) adopt(holds []schema.Socket, files []*os.File) {
 	if err := f.keeper.AdoptAll(holds, files); err != nil {
-		f.log.Warn("a proxy's socket is of no use", "err", err)
+		f.log.Warn("a proxy's socket cannot be used", "err", err)
 	}
 }
 
-// maxReason is the most bytes that are kept of what is wrong with a certificate.
+// maxReason bounds the text about an invalid certificate, in bytes.
 const maxReason = 512
 
-// note keeps of a report what is about certificates that there are, as text for a terminal. A captured
-// proxy can say nothing else.
+// note keeps the part of a report that is about known certificates, as text that is safe for a terminal. A captured
+// proxy can report nothing else.
 func (f *Feed) note(s *session, r frames.Report) error {
 	s.report = frames.Report{}
 	for key, why := range r.Certificates {

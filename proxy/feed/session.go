@@ -8,7 +8,7 @@ import (
 	"wayleave.dev/proxy/schema"
 )
 
-// session is what the agent notes of one connected proxy; guarded by the feed's lock.
+// session is the agent's state of one connected proxy; guarded by the feed's lock.
 type session struct {
 	hosts    *handoff.Cursor[string, schema.Host]
 	backends *handoff.Cursor[string, schema.Backend]
@@ -17,7 +17,7 @@ type session struct {
 	listen   uint64
 	holds    map[schema.Socket]bool
 	report   frames.Report
-	// waits has since when a host or a deletion is held back.
+	// waits holds since when a host or a deletion is held back.
 	waits map[string]time.Time
 }
 
@@ -32,8 +32,8 @@ func (f *Feed) end(s *session) {
 	s.certs.Close()
 }
 
-// hold says whether something that has to wait still is to, and notes since when. What
-// waits again later waits anew.
+// hold reports whether something must still wait, and records since when. If it has to wait again later, the time
+// starts anew.
 func (s *session) hold(name string, wait bool, now time.Time) bool {
 	if wait {
 		since, ok := s.waits[name]
@@ -55,14 +55,14 @@ func (f *Feed) next(s *session) (out handoff.Update[frames.Update]) {
 	if c, lacks := f.settings.Next(&s.settings); lacks {
 		u.Settings = &c
 	}
-	// What an agent does not know yet, a proxy keeps from before.
+	// A proxy keeps the earlier agent's state of what this agent does not know yet.
 	if f.hosts.table.Known() && f.backends.table.Known() && f.certs.table.Known() {
 		if f.changes(s, &u) {
 			out.Retry = grace / 4
 		}
 	}
-	// A socket is often shared with another pod's proxy that serves: one without routes
-	// would answer some of its connections with 404.
+	// A socket is often shared with another pod's proxy that serves: a proxy without routes would answer some of its
+	// connections with 404.
 	if !s.hosts.LacksWhole() && s.settings > 0 {
 		before := s.listen
 		if list, lacks := f.listen.Next(&s.listen); lacks {
@@ -78,14 +78,13 @@ func (f *Feed) next(s *session) (out handoff.Update[frames.Update]) {
 	return out
 }
 
-// changes takes the changed keys, but for those that wait for others. The first time it takes the
-// whole.
+// changes takes the changed keys, except those that wait for others. The first time it takes the complete state.
 func (f *Feed) changes(s *session, u *frames.Update) (held bool) {
 	now := time.Now()
 	u.Hosts = s.hosts.Next(func(k string, h *schema.Host) bool {
 		return s.hold("h "+k, h != nil && !f.complete(h), now)
 	})
-	// A host that waits is still as it was at the proxy, with all that it named then.
+	// The proxy still has the previous version of a host that waits, with all that it named.
 	waiting := s.hosts.Pending()
 	keep := func(name string, gone bool) bool { return s.hold(name, gone && (waiting || f.names[name] > 0), now) }
 	u.Backends = s.backends.Next(func(k string, b *schema.Backend) bool { return keep(backendName(k), b == nil) })

@@ -10,8 +10,8 @@ import (
 	"wayleave.dev/proxy/schema"
 )
 
-// NewKeeper makes the keeper of the proxies' sockets. path is where agents of the node hand them over;
-// empty for nowhere.
+// NewKeeper returns the keeper of the proxies' sockets. path is where agents of the node hand them over; empty for
+// nowhere.
 func NewKeeper(path string, log *slog.Logger) *handoff.Keeper[schema.Socket] {
 	return &handoff.Keeper[schema.Socket]{Path: path, Bind: OpenSocket, Check: listens, Log: log}
 }

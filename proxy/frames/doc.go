@@ -1,5 +1,5 @@
-// Package frames has the messages between the agent and the proxy, in the hand-off of internal/handoff.
+// Package frames defines the messages between the agent and the proxy, in the hand-off of internal/handoff.
 //
-// Invariant: agents and proxies of two versions overlap in an upgrade. A field that a proxy sends is known to the
-// agents before it is sent; a change of meaning raises the version of Handoff.
+// Invariant: agents and proxies of two versions overlap during an upgrade. Agents must know a field before proxies send
+// it; a change of meaning increments the version of Handoff.
 package frames

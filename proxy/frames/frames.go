@@ -7,7 +7,7 @@ import (
 	"wayleave.dev/proxy/schema"
 )
 
-// Handoff is how agent and proxy talk; see handoff.Protocol.
+// Handoff is the protocol of agent and proxy; see handoff.Protocol.
 func Handoff() handoff.Protocol {
 	return handoff.Protocol{Child: "proxy", Version: 1, PassesSockets: true, ReportBytes: 4 << 20,
 		ReportPause: 100 * time.Millisecond}
@@ -16,12 +16,11 @@ func Handoff() handoff.Protocol {
 // Delta is a change of one kind.
 type Delta[P any] = handoff.Delta[string, P]
 
-// Listening is what a proxy should serve.
+// Listening lists what a proxy should serve.
 type Listening = handoff.Listening[schema.Socket]
 
-// Update is what the agent says. A part that is nil did not change. Backends and
-// certificates that are set must be in force before the hosts are, and those that are
-// deleted go after.
+// Update is the agent's message. A nil part did not change. Backends and certificates that are set must be applied
+// before the hosts, and deleted ones removed after them.
 type Update struct {
 	Settings     *schema.Settings           `json:"settings,omitempty"`
 	Hosts        *Delta[schema.Host]        `json:"hosts,omitempty"`
@@ -30,8 +29,8 @@ type Update struct {
 	Listen       *Listening                 `json:"listen,omitempty"`
 }
 
-// Report is what a proxy says of itself, whenever that changes.
+// Report is what a proxy reports about itself, after each change.
 type Report struct {
-	// Certificates are those of no use, by key, with what is wrong.
+	// Certificates are the invalid ones, by key, with the reason.
 	Certificates map[string]string `json:"certificates,omitempty"`
 }

@@ -12,8 +12,8 @@ import (
 	"wayleave.dev/proxy/message"
 )
 
-// Client is a connection to a server, for one exchange after the other. One goroutine
-// uses it at a time, but for a request's body, which another may send.
+// Client is a connection to a server that carries one exchange after the other. One goroutine uses it at a time, except
+// that another one may send a request's body.
 type Client struct {
 	c      net.Conn
 	shared *Shared
@@ -25,19 +25,19 @@ type Client struct {
 	times  times
 	peek   peek
 	keep   bool
-	read   bool // a byte of the response came
-	sent   bool // the request was sent to its end
-	// pending says that the end of the request is collected, and Response sends it.
+	read   bool // a byte of the response has arrived
+	sent   bool // the complete request was sent
+	// pending means that the end of the request is buffered, and Response sends it.
 	pending bool
-	// bodyless: the response has no body by its kind, whatever its server sends behind it.
+	// bodyless: the response has no body by its kind, whatever the server sends after it.
 	bodyless bool
 	step     func(fd uintptr) bool
-	// IdleSince is when the last exchange ended, Exchanges how many there were.
+	// IdleSince is when the last exchange ended, Exchanges the number of exchanges.
 	IdleSince time.Time
 	Exchanges int
 }
 
-// Dialed makes a Client of a connection. Clients of one process share their buffers by p.
+// Dialed returns a Client for a connection. Clients of one process share their buffers through p.
 func Dialed(c net.Conn, p *Shared) *Client {
 	u := &Client{c: c, shared: p, rd: reader{c: c, from: p.blocks}, w: writer{c: c, from: p.buffers}}
 	u.peek.init(c)
@@ -49,22 +49,21 @@ func Dialed(c net.Conn, p *Shared) *Client {
 	return u
 }
 
-// Shared is what the Clients of a process have in common.
+// Shared is what the Clients of a process share.
 type Shared struct {
 	buffers *buffers
 	blocks  *blocks
 	head    atomic.Pointer[HeadLimits]
 }
 
-// NewShared makes it, with the default limits of a response's head.
+// NewShared returns a Shared with the default limits of a response's head.
 func NewShared() *Shared {
 	s := &Shared{buffers: newBuffers(), blocks: newBlocks()}
 	s.SetHead(HeadLimits{})
 	return s
 }
 
-// SetHead replaces the limits of a response's head and trailers, for the exchanges that begin. It may be called
-// concurrently.
+// SetHead replaces the limits of a response's head and trailers for later exchanges. It may be called concurrently.
 func (s *Shared) SetHead(l HeadLimits) {
 	l = l.or(DefaultResponseHead())
 	s.head.Store(&l)
@@ -77,21 +76,20 @@ func (u *Client) Close() error {
 	return u.c.Close()
 }
 
-// Timeouts are those of the next exchange: how long a write and how long a read may wait.
+// Timeouts are those of the next exchange: the longest wait of a write and of a read.
 func (u *Client) Timeouts(send, read time.Duration) { u.times.send, u.times.read = send, read }
 
-// ErrPatience says that the server lets us wait, and not yet too long: the call may be made
-// again.
+// ErrPatience means that the server has not answered yet and the time-out has not passed: the call may be repeated.
 var ErrPatience = errors.New("HTTP/1: the server has not answered yet")
 
-// patience is the time after which ErrPatience comes.
+// patience is the time after which ErrPatience is returned.
 const patience = time.Second
 
-// times are a client's deadlines. Setting one costs as much as parsing a head, so one that is
-// near enough stays: a time-out may come a quarter later than it is told to.
+// times are a client's deadlines. Setting a deadline costs as much as parsing a head, so one that is close enough is
+// kept: a time-out may come a quarter later than requested.
 type times struct {
 	send, read time.Duration
-	// sendUntil and readUntil are what is set; waiting since began.
+	// sendUntil and readUntil are the deadlines that are set; a wait started at began.
 	sendUntil, readUntil, began time.Time
 	waiting                     bool
 	stopped                     atomic.Bool
@@ -99,7 +97,7 @@ type times struct {
 
 var errGivenUp = errors.New("HTTP/1: given up")
 
-// awaitRead sets the deadline for a read that will wait.
+// awaitRead sets the deadline for a read that will block.
 func (u *Client) awaitRead() error {
 	t, now := &u.times, time.Now()
 	if !t.waiting {
@@ -113,13 +111,13 @@ func (u *Client) awaitRead() error {
 		t.readUntil = t.began.Add(t.read)
 	}
 	err := u.c.SetReadDeadline(t.readUntil)
-	if t.stopped.Load() { // looked at behind what Stop sets, too
+	if t.stopped.Load() { // checked after the deadline that Stop sets, too
 		return errGivenUp
 	}
 	return err
 }
 
-// came is after a read; it tells patience from a time that is up.
+// came is called after a read; it distinguishes ErrPatience from a time-out.
 func (u *Client) came(err error) error {
 	t := &u.times
 	if errors.Is(err, os.ErrDeadlineExceeded) {
@@ -140,25 +138,24 @@ func (u *Client) awaitWrite() {
 	}
 }
 
-// Stop has reads and writes that wait end with an error. It may be called by any goroutine;
-// the connection is of no more use.
+// Stop makes blocked reads and writes fail. It may be called by any goroutine; the connection is unusable afterwards.
 func (u *Client) Stop() {
 	u.times.stopped.Store(true)
 	_ = u.c.SetDeadline(time.Unix(1, 0))
 }
 
-// Stopped says whether Stop was called.
+// Stopped reports whether Stop was called.
 func (u *Client) Stopped() bool { return u.times.stopped.Load() }
 
-// Sent says whether the request, or a part of it, was given to the kernel.
+// Sent reports whether the request, or a part of it, was passed to the kernel.
 func (u *Client) Sent() bool { return u.w.sent }
 
-// Started says whether a byte of a response to the last request came.
+// Started reports whether a byte of a response to the last request has arrived.
 func (u *Client) Started() bool { return u.read }
 
-// Alive says whether the connection can carry another request: the server has not closed it, and has
-// sent nothing unasked, which would be taken for the answer. It costs one call of the kernel; where it
-// says no, the connection is of no more use.
+// Alive reports whether the connection can carry another request: the server has not closed it, and has sent no
+// unexpected bytes, which would be taken for the answer. It costs one system call. If the result is false, the
+// connection is unusable.
 func (u *Client) Alive() bool {
 	if len(u.rd.buffered()) > 0 {
 		return false
@@ -167,14 +164,14 @@ func (u *Client) Alive() bool {
 		return u.w.below.quiet(u.c)
 	}
 	if u.peek.raw == nil {
-		return true // of no socket: the next write tells
+		return true // not a socket: the next write shows it
 	}
 	u.peek.alive = false
 	err := u.peek.raw.Control(u.peek.look)
 	return err == nil && u.peek.alive
 }
 
-// peek looks at a socket without reading. It is made once for a connection.
+// peek checks a socket without reading. It is created once per connection.
 type peek struct {
 	raw   syscall.RawConn
 	look  func(fd uintptr)
@@ -187,8 +184,7 @@ func (p *peek) init(c net.Conn) {
 	p.look = func(fd uintptr) { p.alive = !pending(int(fd), &p.one) }
 }
 
-// Begin writes a request's head, with more fields behind its own. Nothing is sent before
-// Flush, or a Write that is large.
+// Begin writes a request's head, with more fields after its own. Nothing is sent before Flush, or a large Write.
 func (u *Client) Begin(r *message.Request, more message.Fields) {
 	u.rd.begin()
 	limit := u.shared.head.Load()
@@ -219,8 +215,7 @@ func (u *Client) Begin(r *message.Request, more message.Fields) {
 	w.string("\r\n")
 }
 
-// needsLength: methods whose requests usually have a body say so when they have none
-// (RFC 9110, 8.6).
+// needsLength reports whether requests of the method usually have a body, and so declare its absence (RFC 9110, 8.6).
 func needsLength(method []byte) bool {
 	return string(method) == "POST" || string(method) == "PUT" || string(method) == "PATCH"
 }
@@ -244,7 +239,7 @@ func (u *Client) Finish(trailers message.Fields) error {
 	return err
 }
 
-// Last ends the body; what is collected is sent by Response.
+// Last ends the body; Response sends what is buffered.
 func (u *Client) Last() error {
 	if u.step == nil || u.w.buf == nil {
 		return u.Finish(nil)
@@ -255,7 +250,7 @@ func (u *Client) Last() error {
 	return u.w.err
 }
 
-// roundTrip has the pending request sent, and waits for the answer where it can.
+// roundTrip sends the pending request, and waits for the answer if it can.
 func (u *Client) roundTrip() error {
 	err := u.peek.raw.Read(u.step)
 	if err = u.came(err); err != nil {
@@ -267,15 +262,15 @@ func (u *Client) roundTrip() error {
 	return u.w.err
 }
 
-// Flush sends what is collected. A request without a body ends by Finish, too.
+// Flush sends what is buffered. A request without a body must be ended by Finish, too.
 func (u *Client) Flush() error {
 	u.awaitWrite()
 	return u.w.flush()
 }
 
-// Response reads the head of the response. early gets responses with 1xx, but 100 and
-// 101; may be nil. The head is valid until the next Begin. A head that is larger than allowed is
-// an Error for which IsTooLarge is true; so is Read's for trailers.
+// Response reads the head of the response. early gets responses with status 1xx, except 100 and 101; it may be nil. The
+// head is valid until the next Begin. If the head exceeds its limit, the result is an Error for which IsTooLarge is
+// true; the same applies to Read for trailers.
 func (u *Client) Response(method []byte, early func(*message.Response) error) (*message.Response, error) {
 	if err := u.awaitRead(); err != nil {
 		return nil, err
@@ -320,7 +315,7 @@ func (u *Client) Response(method []byte, early func(*message.Response) error) (*
 // maxInterim bounds the responses before the final one.
 const maxInterim = 16
 
-// Read reads the response's body, Trailers are those behind it.
+// Read reads the response's body; Trailers are those after it.
 func (u *Client) Read(p []byte) (int, error) {
 	if u.body.ready() {
 		return u.body.Read(p)
@@ -332,11 +327,11 @@ func (u *Client) Read(p []byte) (int, error) {
 	return n, u.came(err)
 }
 
-// Ready says whether Read would return without waiting.
+// Ready reports whether Read would return without blocking.
 func (u *Client) Ready() bool { return u.body.ready() }
 
-// Ahead returns bytes of the response's body that are here already, without a copy, and
-// takes them for read; nil when there are none, or when the body is in chunks.
+// Ahead returns buffered bytes of the response's body without a copy, and marks them as read; nil if there are none, or
+// if the body is chunked.
 func (u *Client) Ahead() []byte {
 	b := &u.body
 	if b.chunked || b.done || b.err != nil || b.left <= 0 {
@@ -351,12 +346,12 @@ func (u *Client) Ahead() []byte {
 	return have
 }
 
-// Trailers are those behind the response's body, once that has ended.
+// Trailers returns those of the response, once its body has ended.
 func (u *Client) Trailers() message.Fields { return u.body.trailers }
 
-// Done ends an exchange, and says whether the connection may be used for another: the
-// response was read to its end, nothing is behind it, and nobody stopped it meanwhile. Servers that
-// send a body where none may be do it at once, so that is looked for; Alive looks again.
+// Done ends an exchange, and reports whether the connection can be used for another one: the response was read to its
+// end, no bytes follow it, and the connection was not stopped meanwhile. Servers that send a body where none is allowed
+// send it at once, so Done checks for that; Alive checks again.
 func (u *Client) Done() bool {
 	u.w.release()
 	u.Exchanges++
@@ -372,7 +367,7 @@ func (u *Client) Done() bool {
 		(!u.bodyless || u.Alive())
 }
 
-// Switch hands the connection over after a 101.
+// Switch hands over the connection after status 101.
 func (u *Client) Switch() io.ReadWriteCloser {
 	u.w.release()
 	_ = u.c.SetDeadline(time.Time{})

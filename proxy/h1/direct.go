@@ -9,29 +9,28 @@ import (
 	"syscall"
 )
 
-// Direct is a TCP connection below TLS that is read and written as HTTP/1.1 without TLS is: by
-// calls that the scheduler is not told of. What is written between Cork and Uncork leaves in
-// one call: TLS writes each record of its 16 KiB for itself.
+// Direct is a TCP connection below TLS that is read and written like plain HTTP/1.1 connections: by system calls of
+// which the scheduler is not told. Everything written between Cork and Uncork is sent by one call: TLS writes each
+// record of 16 KiB separately.
 //
-// One goroutine reads and one writes at a time, as crypto/tls does; Cork and Uncork are for the one that
-// writes.
+// One goroutine reads and one writes at a time, as crypto/tls does; the one that writes calls Cork and Uncork.
 type Direct struct {
 	*net.TCPConn
 	raw  syscall.RawConn
 	from *corks
 
-	in    []byte // of a Read
+	in    []byte // buffer of a Read
 	n     int
 	inErr error
 	pull  func(fd uintptr) bool
-	// probing has a Read return errQuiet where it would wait; look is what it does instead.
+	// probing makes Read return errQuiet where it would block; look checks the socket for that.
 	probing bool
 	look    func(fd uintptr)
 	records records
-	// bound is how many more bytes may come, where bounded.
+	// bound is the number of bytes that may still arrive if bounded is true.
 	bounded bool
 	bound   int
-	// ended says that the peer ended the connection below TLS.
+	// ended means that the peer closed the connection below TLS.
 	ended bool
 
 	mu     sync.Mutex // the reader may write an alert
@@ -41,52 +40,52 @@ type Direct struct {
 	push   func(fd uintptr) bool
 	corked bool
 	held   *[]byte
-	// state is told when there is no room for more, and when there is again; may be nil.
+	// state is told when the socket accepts no more bytes, and when it does again; may be nil.
 	state *State
 	full  bool
 }
 
-// corks are buffers for what is corked.
+// corks are buffers for corked bytes.
 type corks struct {
 	used atomic.Int64
 	pool sync.Pool
 }
 
 const (
-	// mostCorked is how much is collected; then it leaves.
+	// mostCorked is the number of buffered bytes at which they are sent.
 	mostCorked = 64<<10 + 8<<10
-	// mostCorks is how many connections may collect at a time: a client that reads slowly keeps a
-	// buffer. Those above it write each record for itself.
+	// mostCorks is how many connections may buffer at a time, since a client that reads slowly keeps its buffer.
+	// Connections above the limit write each record separately.
 	mostCorks = 1024
 )
 
-// Directs makes Direct connections, which share buffers. Make it with NewDirects.
+// Directs creates Direct connections, which share buffers. Use NewDirects.
 type Directs struct{ from *corks }
 
-// NewDirects makes it.
+// NewDirects returns an empty Directs.
 func NewDirects() *Directs {
 	return &Directs{&corks{pool: sync.Pool{New: func() any { b := make([]byte, 0, mostCorked); return &b }}}}
 }
 
-// Of makes one of a connection, which it owns from then on.
+// Of returns a Direct for a connection, which it owns from then on.
 func (s *Directs) Of(c *net.TCPConn) *Direct {
 	d := &Direct{TCPConn: c, from: s.from}
 	raw, err := c.SyscallConn()
 	if err != nil {
-		return d // a closed one: each call says so
+		return d // the connection is closed: each call fails
 	}
 	d.raw, d.pull, d.push = raw, d.pulled, d.pushed
 	d.look = func(fd uintptr) { d.n, d.inErr = readNow(int(fd), d.in) }
 	return d
 }
 
-// pulled reads what there is; false waits.
+// pulled reads what is available; false means that it must wait.
 func (d *Direct) pulled(fd uintptr) bool {
 	d.n, d.inErr = readNow(int(fd), d.in)
 	return d.inErr != errAgain
 }
 
-// pushed writes what is left; false waits for room.
+// pushed writes the rest; false means that it must wait for room.
 func (d *Direct) pushed(fd uintptr) bool {
 	for before := d.wrote; d.wrote < len(d.out); {
 		n, err := writeNow(int(fd), d.out[d.wrote:])
@@ -140,9 +139,8 @@ func (d *Direct) Read(p []byte) (int, error) {
 	return d.n, nil
 }
 
-// quiet says whether there is nothing to read for c, the TLS connection above: no byte at the socket,
-// no record that TLS has read ahead, and no part of one. Nothing else may read meanwhile. Where it
-// says no, c is of no more use.
+// quiet reports whether there is nothing to read for c, the TLS connection above: no byte at the socket, no record that
+// TLS has read ahead, and no part of one. No other goroutine may read meanwhile. If the result is false, c is unusable.
 func (d *Direct) quiet(c net.Conn) bool {
 	if d.raw == nil || d.ended || !d.records.between() {
 		return false
@@ -154,7 +152,7 @@ func (d *Direct) quiet(c net.Conn) bool {
 	return n == 0 && errors.Is(err, errQuiet) && d.n == 0
 }
 
-// quietError is that of a Read that would wait. TLS goes on after errors that are temporary.
+// quietError is returned by a Read that would block. TLS continues after temporary errors.
 type quietError struct{}
 
 func (quietError) Error() string   { return "nothing to read" }
@@ -163,10 +161,10 @@ func (quietError) Temporary() bool { return true }
 
 var errQuiet net.Error = quietError{}
 
-// records follows where records of TLS end (RFC 8446, 5.1).
+// records tracks where TLS records end (RFC 8446, 5.1).
 type records struct {
 	head       [5]byte
-	have, left int // bytes of head that came, and of the record behind it that are still to come
+	have, left int // received bytes of head, missing bytes of the record's payload
 }
 
 func (r *records) took(p []byte) {
@@ -182,7 +180,7 @@ func (r *records) took(p []byte) {
 	}
 }
 
-// between says whether no record is in part here.
+// between reports whether no record is partly received.
 func (r *records) between() bool { return r.have == 0 && r.left == 0 }
 
 // Write implements net.Conn.
@@ -210,7 +208,7 @@ func (d *Direct) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// write has p leave; d.mu is held.
+// write sends p; d.mu is held.
 func (d *Direct) write(p []byte) (int, error) {
 	d.out, d.wrote, d.outErr = p, 0, nil
 	err := d.raw.Write(d.push)
@@ -221,7 +219,7 @@ func (d *Direct) write(p []byte) (int, error) {
 	return d.wrote, err
 }
 
-// release has what is collected leave; d.mu is held.
+// release sends what is buffered; d.mu is held.
 func (d *Direct) release() error {
 	if d.held == nil || len(*d.held) == 0 {
 		return nil
@@ -231,7 +229,7 @@ func (d *Direct) release() error {
 	return err
 }
 
-// Cork collects what is written until Uncork.
+// Cork buffers what is written until Uncork.
 func (d *Direct) Cork() {
 	if d.from.used.Add(1) > mostCorks {
 		d.from.used.Add(-1)
@@ -242,7 +240,7 @@ func (d *Direct) Cork() {
 	d.mu.Unlock()
 }
 
-// Uncork has what was collected leave.
+// Uncork sends what was buffered.
 func (d *Direct) Uncork() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -259,12 +257,12 @@ func (d *Direct) Uncork() error {
 	return err
 }
 
-// Bound has reading end with an error once max more bytes have come; 0 is no bound. It is for who reads.
+// Bound makes reading fail once max more bytes have arrived; 0 for no bound. Only the reader may call it.
 func (d *Direct) Bound(max int) { d.bounded, d.bound = max > 0, max }
 
 var errBound = errors.New("handshake exceeds its byte limit")
 
-// DirectOf is the connection below TLS, where it is one; else nil.
+// DirectOf returns the Direct below TLS; nil if there is none.
 func DirectOf(c net.Conn) *Direct {
 	for {
 		if d, ok := c.(*Direct); ok {
@@ -278,7 +276,7 @@ func DirectOf(c net.Conn) *Direct {
 	}
 }
 
-// lowest is the connection below all layers.
+// lowest returns the connection below all layers.
 func lowest(c net.Conn) net.Conn {
 	for {
 		t, ok := c.(interface{ NetConn() net.Conn })

@@ -10,69 +10,69 @@ import (
 	"wayleave.dev/proxy/message"
 )
 
-// Error is what is wrong with a message; Status is the answer to it where it is a
-// request.
+// Error describes an invalid message; if it is a request, Status is the answer.
 type Error struct {
 	Status int
 	Reason string
 }
 
-// Error names the fault.
+// Error returns the fault and its status.
 func (e *Error) Error() string { return fmt.Sprintf("HTTP/1: %s (%d)", e.Reason, e.Status) }
 
-// IsTooLarge says whether a head or trailers are above their limits, and not otherwise wrong.
+// IsTooLarge reports whether the only fault of a head or of trailers is that they exceed their limits.
 func (e *Error) IsTooLarge() bool { return e.Status == 431 }
 
 func bad(reason string) error { return &Error{Status: 400, Reason: reason} }
 
-// errMore says that the head has not all been read yet.
+// errMore means that the head is incomplete.
 var errMore = errors.New("incomplete")
 
-// maxFields bounds the number of fields of a message where no other limit is set, maxNamed that of the fields
-// which its Connection names: two bytes of a head would hold 24 of memory each.
+// maxFields bounds the number of fields of a message if no other limit is set. maxNamed bounds the fields that its
+// Connection names: two bytes of a head would occupy 24 bytes of memory each.
 //
-// maxUpgrade bounds the protocols that a message asks for in several fields Upgrade.
+// maxUpgrade bounds the protocols that a message requests in several fields Upgrade.
 const (
 	maxFields  = 128
 	maxNamed   = 32
 	maxUpgrade = 256
 )
 
-// HeadLimits bound the head of a message. A zero number asks for the default.
+// HeadLimits bounds the head of a message. Zero means the default.
 type HeadLimits struct {
-	// Bytes of the whole head, Fields in it.
+	// Bytes bounds the complete head, Fields their number.
 	Bytes, Fields int
 }
 
-// DefaultRequestHead is what nginx takes of a client (large_client_header_buffers), in no more fields than most
-// servers take.
+// DefaultRequestHead is nginx's limit for clients (large_client_header_buffers), with as many fields as most servers
+// accept.
 func DefaultRequestHead() HeadLimits { return HeadLimits{Bytes: 32 << 10, Fields: maxFields} }
 
-// DefaultResponseHead is far above nginx's proxy_buffer_size (4 KiB or 8 KiB): endpoints are trusted with more.
+// DefaultResponseHead is far above nginx's proxy_buffer_size (4 KiB or 8 KiB), because endpoints are trusted more than
+// clients.
 func DefaultResponseHead() HeadLimits { return HeadLimits{Bytes: 64 << 10, Fields: 1024} }
 
-// or are the limits with those of d where a number is zero.
+// or returns the limits, with those of d in place of zeros.
 func (l HeadLimits) or(d HeadLimits) HeadLimits {
 	return HeadLimits{Bytes: cmp.Or(l.Bytes, d.Bytes), Fields: cmp.Or(l.Fields, d.Fields)}
 }
 
-// head reads lines of a message's head, one after the other, from what of it is here.
-// Every line must end in CR LF, and no other CR or LF may be in it: what readers
-// disagree about ends a request where one of them does not think it ends (RFC 9112, 2.2).
+// head returns the lines of a message's head, one after the other, from the bytes received so far. Every line must end
+// in CR LF, and contain no other CR or LF: programs that disagree on line ends disagree on where a request ends (RFC
+// 9112, 2.2).
 type head struct {
 	buf []byte
 	off int
-	// lf takes LF alone for a line's end, as RFC 9112, 2.2 allows: of endpoints, which we trust to
-	// answer what they were asked, and whose answers nobody reads a second request from.
+	// lf accepts LF alone as the end of a line, as RFC 9112, 2.2 allows. It is used for endpoints only: they are
+	// trusted to answer the request, and no program parses a second request from their answers.
 	lf bool
 }
 
-// line returns the next line without its end; errMore when its end is not here.
+// line returns the next line without its end; errMore if its end has not arrived.
 func (h *head) line() ([]byte, error) {
 	rest := h.buf[h.off:]
 	n := bytes.IndexByte(rest, '\n')
 	if n < 0 {
-		// A CR may be the last byte only.
+		// A CR is allowed only as the last byte.
 		if i := bytes.IndexByte(rest, '\r'); i >= 0 && i < len(rest)-1 {
 			return nil, bad("a CR without LF")
 		}
@@ -95,8 +95,8 @@ func (h *head) line() ([]byte, error) {
 	return rest[:n-1], nil
 }
 
-// first returns the first line of a message. Who speaks TLS or another protocol to us need
-// not wait for a line's end that never comes.
+// first returns the first line of a message. Bytes of TLS or of another protocol are refused at once, without waiting
+// for a line's end that never arrives.
 func (h *head) first() ([]byte, error) {
 	line, err := h.line()
 	if err == errMore && !startsLine(h.buf[h.off:]) {
@@ -105,15 +105,15 @@ func (h *head) first() ([]byte, error) {
 	return line, err
 }
 
-// startsLine says whether a first line may begin so: with a token, as methods and
-// "HTTP" are, and a space or slash behind it.
+// startsLine reports whether a first line may begin like this: with a token, such as a method or "HTTP", followed by a
+// space or slash.
 func startsLine(b []byte) bool {
 	for i, c := range b {
 		switch {
 		case c == ' ' || c == '/':
 			return i > 0
 		case c == '\r':
-			return true // an empty line before the message, or an error that line names
+			return true // an empty line before the message, or an error that line reports
 		case !token[c] || i >= maxMethod:
 			return false
 		}
@@ -124,7 +124,7 @@ func startsLine(b []byte) bool {
 // maxMethod bounds a method's length.
 const maxMethod = 64
 
-// framing is what the fields of a message say of its connection and body.
+// framing is what the fields of a message declare about its connection and body.
 type framing struct {
 	length                             int64 // -1: no Content-Length
 	chunked, close, keepAlive, upgrade bool
@@ -132,16 +132,16 @@ type framing struct {
 	trailers, expect                   bool
 	host, upgradeTo                    []byte
 	hosts                              int
-	// named are the fields that Connection names in addition to those known.
+	// named are the fields that Connection names, except the well-known ones.
 	named [][]byte
-	// most is how many fields the head may have; it outlives the message.
+	// most is how many fields the head may have; reset keeps it.
 	most int
 }
 
-// reset makes it that of the next message.
+// reset prepares it for the next message.
 func (fr *framing) reset() { *fr = framing{named: fr.named[:0], most: fr.most} }
 
-// fields reads field lines up to the empty one. Fields of the connection go to fr.
+// fields reads field lines up to the empty line. Fields of the connection go to fr.
 func (h *head) fields(list *message.Fields, fr *framing, request bool) error {
 	fr.length = -1
 	count, most := 0, cmp.Or(fr.most, maxFields)
@@ -174,9 +174,9 @@ func (h *head) fields(list *message.Fields, fr *framing, request bool) error {
 	return nil
 }
 
-// field splits a field line (RFC 9112, 5): no white space before the colon, and none at
-// the line's begin, which would continue the line before (obs-fold). In the values of responses, control characters
-// other than NUL become spaces (RFC 9110, 5.5): servers send them, and they end nothing.
+// field splits a field line (RFC 9112, 5). No white space is allowed before the colon, nor at the start of the line,
+// where it would continue the previous line (obs-fold). In responses, control characters other than NUL in values
+// become spaces (RFC 9110, 5.5): servers send them, and they end nothing.
 func field(line []byte, request bool) (name, val []byte, err error) {
 	if line[0] == ' ' || line[0] == '\t' {
 		return nil, nil, bad("a folded field line")
@@ -198,7 +198,7 @@ func field(line []byte, request bool) (name, val []byte, err error) {
 	return name, val, nil
 }
 
-// spaced is a copy of a value with spaces in place of control characters.
+// spaced returns a copy of a value with spaces in place of control characters.
 func spaced(val []byte) []byte {
 	out := bytes.Clone(val)
 	for i, c := range out {
@@ -219,9 +219,9 @@ func trim(b []byte) []byte {
 	return b
 }
 
-// take reads a field of the connection or of the body's frame; hop says that it was one.
+// take parses a field of the connection or of the body's framing; hop reports whether it was one.
 func (fr *framing) take(name, val []byte, request bool) (hop bool, err error) {
-	switch len(name) { // most names have a length that none of these has
+	switch len(name) { // most names have a length that none of these have
 	case 2:
 		if message.EqualFold(name, "te") {
 			fr.trailers = fr.trailers || hasToken(val, "trailers")
@@ -262,7 +262,7 @@ func (fr *framing) take(name, val []byte, request bool) (hop bool, err error) {
 	return false, nil
 }
 
-// upgrades takes the protocols of one field Upgrade; several fields are one list (RFC 9110, 5.3).
+// upgrades adds the protocols of one field Upgrade; several fields form one list (RFC 9110, 5.3).
 func (fr *framing) upgrades(val []byte) {
 	switch {
 	case len(fr.upgradeTo) == 0:
@@ -272,7 +272,7 @@ func (fr *framing) upgrades(val []byte) {
 	}
 }
 
-// expects takes a list of expectations, which may be empty (RFC 9110, 10.1.1).
+// expects parses a list of expectations, which may be empty (RFC 9110, 10.1.1).
 func (fr *framing) expects(list []byte) error {
 	for len(list) > 0 {
 		var one []byte
@@ -288,9 +288,9 @@ func (fr *framing) expects(list []byte) error {
 	return nil
 }
 
-// contentLength takes one value of digits. A second one in a request is refused even when it is the
-// same: what is in front of us or behind may add them up otherwise. Of a response, the same one may come
-// again (RFC 9112, 6.3): it is sent on once.
+// contentLength parses one value of digits. In a request a second value is refused even if it is equal: programs in
+// front of or behind the proxy may combine them differently. In a response an equal value is allowed (RFC 9112, 6.3),
+// and forwarded once.
 func (fr *framing) contentLength(val []byte, request bool) error {
 	if fr.length >= 0 && request {
 		return bad("Content-Length twice")
@@ -312,7 +312,7 @@ func (fr *framing) contentLength(val []byte, request bool) error {
 	return nil
 }
 
-// transferEncoding takes "chunked", once. Servers of before RFC 7230 say "identity" where there is none.
+// transferEncoding accepts "chunked", once. Servers older than RFC 7230 send "identity" for no encoding.
 func (fr *framing) transferEncoding(val []byte, request bool) error {
 	if fr.chunked || fr.identity {
 		return bad("Transfer-Encoding twice")
@@ -350,8 +350,8 @@ func (fr *framing) connection(val []byte) error {
 	return nil
 }
 
-// forget lets go of what a head was read to: its slices are of a buffer that others get, or of one that
-// would live as long as its connection. Much of the memory of the list itself is let go of, too.
+// forget drops references into the buffer of a head: other connections get that buffer, or it would live as long as the
+// connection. A long list is dropped completely.
 func (fr *framing) forget(list *message.Fields) {
 	clear(fr.named)
 	fr.reset()
@@ -363,7 +363,7 @@ func (fr *framing) forget(list *message.Fields) {
 	*list = (*list)[:0]
 }
 
-// mostKept is how long a list of fields may be that an idle connection keeps for its next message.
+// mostKept is the longest list of fields that an idle connection keeps for its next message.
 const mostKept = 64
 
 // cut returns the first element of a list and the rest.
@@ -384,11 +384,11 @@ func hasToken(list []byte, want string) bool {
 	return false
 }
 
-// parseRequest reads a request's head from the beginning of buf. It returns how many
-// bytes that took; errMore when the head is not all there.
+// parseRequest parses a request's head at the start of buf. It returns the length of the head; errMore if it is
+// incomplete.
 func parseRequest(buf []byte, r *message.Request, fr *framing) (n int, err error) {
 	h := head{buf: buf}
-	// Clients of old sent an empty line behind a body (RFC 9112, 2.2).
+	// Old clients send an empty line after a body (RFC 9112, 2.2).
 	if len(buf) >= 2 && buf[0] == '\r' && buf[1] == '\n' {
 		h.off = 2
 	}
@@ -434,7 +434,7 @@ func requestLine(line []byte, r *message.Request) error {
 	return nil
 }
 
-// request finishes a head by what its fields say together.
+// request completes a head, and checks combinations of fields.
 func (fr *framing) request(r *message.Request) error {
 	if fr.chunked && fr.length >= 0 {
 		return bad("Content-Length and Transfer-Encoding")
@@ -465,7 +465,7 @@ func (fr *framing) request(r *message.Request) error {
 	return nil
 }
 
-// upgradable are the protocols of a list that an endpoint may change to; nil for none.
+// upgradable returns the protocols of a list to which an endpoint may switch; nil for none.
 func upgradable(list []byte) []byte {
 	if len(list) > maxUpgrade {
 		return nil
@@ -487,8 +487,8 @@ func upgradable(list []byte) []byte {
 	return out
 }
 
-// isUpgradable says whether it is one protocol, and none that carries HTTP: nobody would route, or guard, the
-// requests in such a tunnel.
+// isUpgradable reports whether it is one protocol that does not carry HTTP: requests in such a tunnel would be neither
+// routed nor guarded.
 func isUpgradable(to []byte) bool {
 	name, _, _ := bytes.Cut(to, []byte("/"))
 	for _, carrier := range []string{"h2c", "h2", "h3", "http", "tls", "ssl"} {
@@ -504,8 +504,7 @@ func isUpgradable(to []byte) bool {
 	return len(name) > 0
 }
 
-// host says whether h is a name or an address, with an optional port (RFC 3986, 3.2.2 and 3.2.3); it
-// may be empty.
+// host reports whether h is a name or an address, with an optional port (RFC 3986, 3.2.2 and 3.2.3); it may be empty.
 func host(h []byte) bool {
 	if len(h) > 261 || !all(h, &hostChars) {
 		return false
@@ -533,8 +532,7 @@ func host(h []byte) bool {
 	return i > 0 || len(rest) < len(h)
 }
 
-// absolute turns http://HOST/PATH into the form that servers get (RFC 9112, 3.2.2): its
-// host counts, whatever the field Host says.
+// absolute converts http://HOST/PATH to the form that servers get (RFC 9112, 3.2.2): its host overrides the field Host.
 func absolute(r *message.Request) error {
 	if len(r.Target) > 0 && r.Target[0] == '/' {
 		return nil
@@ -568,8 +566,8 @@ func absolute(r *message.Request) error {
 
 var slash = []byte("/")
 
-// parseResponse reads a response's head. keep says whether the connection can be used
-// again once the body has ended.
+// parseResponse parses a response's head. keep reports whether the connection can be used again once the body has
+// ended.
 func parseResponse(buf []byte, r *message.Response, fr *framing, method []byte) (n int, keep bool, err error) {
 	h := head{buf: buf, lf: true}
 	line, err := h.first()
@@ -604,10 +602,9 @@ func parseResponse(buf []byte, r *message.Response, fr *framing, method []byte) 
 	return h.off, fr.response(r, method, line[7] == '1'), nil
 }
 
-// response says how the body ends, in r.Length and fr, and whether the connection lives
-// on. Of Content-Length and Transfer-Encoding together the latter counts, and the
-// connection is not used again (RFC 9112, 6.3); nor is one with Transfer-Encoding in an
-// answer of HTTP/1.0 (6.1).
+// response decides how the body ends, in r.Length and fr, and whether the connection stays open. Transfer-Encoding
+// takes precedence over Content-Length, and then the connection is not used again (RFC 9112, 6.3); nor is one with
+// Transfer-Encoding in a response of HTTP/1.0 (6.1).
 func (fr *framing) response(r *message.Response, method []byte, minor1 bool) (keep bool) {
 	keep = !fr.close && (minor1 || fr.keepAlive) && !fr.identity
 	if fr.chunked && (fr.length >= 0 || !minor1) {

@@ -6,8 +6,8 @@ import (
 	"unsafe"
 )
 
-// ready is called by RawConn.Read when the socket may have something to read, and at first;
-// false waits. A connection that waits has no buffer.
+// ready is called by RawConn.Read when the socket may be readable, and once at first; false waits. A waiting connection
+// has no buffer.
 func (k *serverConn) ready(fd uintptr) (leave bool) {
 	rd := &k.rd
 	if rd.buf == nil && rd.grow(rd.limit) != nil {
@@ -21,18 +21,17 @@ func (k *serverConn) ready(fd uintptr) (leave bool) {
 	if err == nil && n > 0 {
 		rd.w += n
 	}
-	return true // of an error, await sees that nothing is here
+	return true // on an error, await sees that nothing arrived
 }
 
-// readNow and writeNow read and write what a socket has and takes, and never wait. So the runtime
-// need not be told, which costs as much as parsing a head: it would give the processor to another
-// thread when the kernel takes longer than some 20 µs, as it does to pass a message on to the
-// other end of a loopback connection.
+// readNow and writeNow read and write as much as the socket allows, and never block. The Go runtime is not told of
+// these system calls, since that costs as much as parsing a head: it would hand the processor to another thread when
+// the kernel takes longer than about 20 µs, as it does when it delivers a message over loopback.
 func readNow(fd int, p []byte) (n int, err error) {
 	return now(syscall.SYS_RECVFROM, fd, p, syscall.MSG_DONTWAIT)
 }
 
-// pending says whether a socket has something to read, or has ended. It reads nothing.
+// pending reports whether a socket is readable or closed. It reads nothing.
 func pending(fd int, scratch *[1]byte) bool {
 	_, err := now(syscall.SYS_RECVFROM, fd, scratch[:], syscall.MSG_DONTWAIT|syscall.MSG_PEEK)
 	return err != errAgain
@@ -42,7 +41,7 @@ func writeNow(fd int, p []byte) (n int, err error) {
 	return now(syscall.SYS_SENDTO, fd, p, syscall.MSG_DONTWAIT|syscall.MSG_NOSIGNAL)
 }
 
-// writeBoth is writeNow of two parts, of which the second may be empty.
+// writeBoth is writeNow for two buffers, of which the second may be empty.
 func writeBoth(fd int, p, q []byte) (n int, err error) {
 	if len(q) == 0 {
 		return writeNow(fd, p)
@@ -80,7 +79,7 @@ func result(n uintptr, errno syscall.Errno) (int, error) {
 	return 0, os.NewSyscallError("socket", errno)
 }
 
-// errAgain says that there is nothing to read, or no room to write to.
+// errAgain means that there is nothing to read, or no room to write.
 var errAgain error = syscall.EAGAIN
 
 // push is how a writer writes to a socket; false waits for room.
@@ -110,11 +109,10 @@ func (w *writer) push(fd uintptr) (done bool) {
 	return true
 }
 
-// ask sends a request and reads its answer in one call of RawConn.Read. The poller is asked to tell of
-// the answer before the request goes out, so the wait can come before the first read; net.Conn.Read
-// reads first, for nothing. leave says that there is something of an answer, or that the usual way must
-// go on. That an endpoint ended its side while the connection was idle, and no more than
-// its side, is seen late, by ErrPatience; else its reset tells.
+// ask sends a request and reads its answer in one call of RawConn.Read. The poller is armed before the request is sent,
+// so it can wait before the first read; net.Conn.Read would make a useless read first. leave means that a part of the
+// answer has arrived, or that the normal path must continue. If an endpoint only closed its side while the connection
+// was idle, that is noticed late, by ErrPatience; otherwise a reset shows it.
 func (u *Client) ask(fd uintptr) (leave bool) {
 	if u.pending {
 		u.pending = false
@@ -147,5 +145,5 @@ func (u *Client) ask(fd uintptr) (leave bool) {
 	if err == nil && n > 0 {
 		rd.w += n
 	}
-	return true // an error comes again in the usual way
+	return true // the normal path gets the same error again
 }

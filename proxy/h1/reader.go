@@ -13,53 +13,51 @@ import (
 	"wayleave.dev/proxy/message"
 )
 
-// Sizes of buffers. A head that is longer than what is first read for it gets more, up
-// to the limit of its reader.
+// Sizes of buffers. A head that does not fit into the first buffer gets a larger one, up to the reader's limit.
 const (
 	firstRead = 4 << 10
-	// room is what must be free behind a head, for lines of chunks and trailers.
+	// room is the free space that must follow a head, for chunk lines and trailers.
 	room = 1 << 10
-	// maxLine bounds the line of a chunk, maxTrailers what is behind the last one.
+	// maxLine bounds a chunk line, maxTrailers the trailers.
 	maxLine     = 1 << 10
 	maxTrailers = 8 << 10
 )
 
-// block is what most messages are read to.
+// block is the buffer for most messages.
 type block [firstRead]byte
 
-// blocks are those that are free.
+// blocks are the free ones.
 type blocks struct{ pool sync.Pool }
 
 func newBlocks() *blocks { return &blocks{sync.Pool{New: func() any { return new(block) }}} }
 
-// reader reads messages from a connection, one after the other. What it read of a head
-// stays where it is until the next head: its slices are in use.
+// reader reads messages from a connection, one after the other. The bytes of a head stay in place until the next head,
+// because slices refer to them.
 type reader struct {
 	c    net.Conn
 	from *blocks
-	// until is the deadline that is set, as far as it is known.
+	// until is the deadline that is set, if known.
 	until time.Time
-	// block is what buf is of, nil when buf is larger or there is none.
+	// block is the block that buf refers to; nil if buf is larger or there is none.
 	block *block
 	buf   []byte
-	// What is read and not yet used is buf[r:w]; below floor is the head in use.
+	// Bytes that were read and not used yet are buf[r:w]; those below floor belong to the current head.
 	r, w, floor int
 	limit       int           // of a head, in bytes
-	headTime    time.Duration // from the first byte of a head to its last; 0: not bounded here
-	// below is the connection below TLS; nil where there is none.
+	headTime    time.Duration // from the first byte of a head to its last; 0 for no bound
+	// below is the connection below TLS; nil if there is none.
 	below *Direct
-	// incomplete is called before a read of more of a head; may be nil.
+	// incomplete is called before more of a head is read; may be nil.
 	incomplete func()
-	// examined counts bytes that were searched or parsed. It grows with the bytes that came, whatever
-	// the sizes of the reads.
+	// examined counts the bytes that were searched or parsed. It grows linearly with the received bytes, whatever the
+	// sizes of the reads.
 	examined int64
 }
 
-// buffered is what has been read and not yet used.
+// buffered returns what has been read and not used yet.
 func (rd *reader) buffered() []byte { return rd.buf[rd.r:rd.w] }
 
-// fill reads once more. It makes room by moving what is not used yet, never the head.
-// max is how much it may hold of what is not used.
+// fill makes one read. It makes room by moving unused bytes, never the head. max bounds the unused bytes.
 func (rd *reader) fill(max int) error {
 	if rd.r == rd.w {
 		rd.r, rd.w = rd.floor, rd.floor
@@ -80,7 +78,7 @@ func (rd *reader) fill(max int) error {
 	return err
 }
 
-// errFull says that max bytes are there and more would be needed.
+// errFull means that max bytes are buffered and more would be needed.
 var errFull = errors.New("too long")
 
 func (rd *reader) grow(max int) error {
@@ -108,15 +106,15 @@ func (rd *reader) grow(max int) error {
 	return nil
 }
 
-// move goes on in a larger buffer. The one before lives on with the head that is in it,
-// and so goes back to nobody.
+// move continues in a larger buffer. The previous one stays in use by the head in it, so it is not returned to the
+// pool.
 func (rd *reader) move(size int) {
 	next := make([]byte, size)
 	have := copy(next, rd.buf[rd.r:rd.w])
 	rd.block, rd.buf, rd.r, rd.w, rd.floor = nil, next, 0, have, 0
 }
 
-// begin makes the reader ready for the next head. The one before is of no use any more.
+// begin prepares the reader for the next head. The previous head becomes invalid.
 func (rd *reader) begin() {
 	rd.floor = 0
 	if rd.r == rd.w {
@@ -127,7 +125,7 @@ func (rd *reader) begin() {
 	}
 }
 
-// release gives the buffer back: a connection that waits has none. What is in it is lost.
+// release returns the buffer to the pool: a waiting connection has none. Its content is lost.
 func (rd *reader) release() {
 	if rd.block != nil {
 		rd.from.pool.Put(rd.block)
@@ -135,8 +133,8 @@ func (rd *reader) release() {
 	rd.block, rd.buf, rd.r, rd.w, rd.floor = nil, nil, 0, 0, 0
 }
 
-// head reads until parse has a whole head. parse gets what is there, and says how many
-// bytes the head took, or errMore.
+// head reads until parse has a complete head. parse gets the bytes so far, and returns the length of the head, or
+// errMore.
 func (rd *reader) head(parse func([]byte) (int, error)) error {
 	var s scan
 	timed := false
@@ -171,7 +169,7 @@ func (rd *reader) head(parse func([]byte) (int, error)) error {
 	}
 }
 
-// took is after a head of n bytes.
+// took is called after a head of n bytes.
 func (rd *reader) took(n int) error {
 	if n > rd.limit {
 		return rd.tooLong()
@@ -194,21 +192,20 @@ func (rd *reader) tooLong() error {
 // body reads one message's body.
 type body struct {
 	rd *reader
-	// left is what is still to come, of the body or of the present chunk; Unknown when
-	// the body ends with the connection.
+	// left is the rest of the body or of the current chunk; Unknown if the body ends with the connection.
 	left    int64
 	chunked bool
-	// between says that a chunk has been read, and the end of its line has not; trailing that the
-	// last chunk's line has been, and the trailers have not.
+	// between means that a chunk has been read, but not the end of its line; trailing means that the last chunk's line
+	// has been read, but not the trailers.
 	between, trailing bool
 	done              bool
 	err               error
 	trailers          message.Fields
-	// named are the fields that the head's Connection names: no trailers either (RFC 9110, 7.6.1).
+	// named are the fields that the head's Connection names: they are not trailers either (RFC 9110, 7.6.1).
 	named [][]byte
-	// mostBytes bounds the trailers, 0 for maxTrailers; most is how many there may be, 0 for maxFields.
+	// mostBytes bounds the trailers, 0 for maxTrailers; most bounds their number, 0 for maxFields.
 	mostBytes, most int
-	// response says that it is an endpoint's: some pad the sizes of chunks with spaces.
+	// response means that the body is an endpoint's: some endpoints pad the sizes of chunks with spaces.
 	response bool
 }
 
@@ -222,7 +219,7 @@ func (b *body) reset(rd *reader, length int64, fr *framing) {
 	b.done = !chunked && length == 0
 }
 
-// ready says whether Read would give something, or the end, without waiting.
+// ready reports whether Read would return bytes, or the end, without blocking.
 func (b *body) ready() bool {
 	if b.done || b.err != nil {
 		return true
@@ -234,7 +231,7 @@ func (b *body) ready() bool {
 	if b.trailing {
 		return bytes.HasPrefix(have, crlf) || bytes.HasSuffix(have, blockEnd)
 	}
-	// The line of the next chunk must be here with a byte of the chunk; of the last one, the end, too.
+	// The line of the next chunk must have arrived with a byte of the chunk; that of the last one with the end.
 	if b.between {
 		if len(have) < 2 {
 			return false
@@ -250,8 +247,7 @@ func (b *body) ready() bool {
 
 var crlf, blockEnd = []byte("\r\n"), []byte("\r\n\r\n")
 
-// Read gives the next bytes of the body; io.EOF at its end. A body that breaks off is
-// io.ErrUnexpectedEOF.
+// Read reads the next bytes of the body; io.EOF at its end. A truncated body gives io.ErrUnexpectedEOF.
 func (b *body) Read(p []byte) (int, error) {
 	if b.err != nil {
 		return 0, b.err
@@ -281,7 +277,7 @@ func (b *body) read(p []byte) (int, error) {
 	if b.left >= 0 && int64(len(p)) > b.left {
 		p = p[:b.left]
 	}
-	// A short chunk is read with what is behind it.
+	// A short chunk is read together with what follows it.
 	if b.chunked && len(b.rd.buffered()) == 0 && len(p) < firstRead/2 {
 		if err := b.rd.fill(firstRead); err != nil {
 			return 0, unexpected(err)
@@ -302,11 +298,11 @@ func (b *body) read(p []byte) (int, error) {
 	return n, nil
 }
 
-// cut says whether TLS ended without close_notify: what ends with the connection is not whole then
-// (RFC 9112, 9.8).
+// cut reports whether TLS ended without close_notify: a body that ends with the connection is then incomplete (RFC
+// 9112, 9.8).
 func (rd *reader) cut() bool { return rd.below != nil && rd.below.ended }
 
-// took is after n bytes of content.
+// took is called after n bytes of content.
 func (b *body) took(n int) {
 	if b.left > 0 {
 		if b.left -= int64(n); b.left == 0 {
@@ -323,7 +319,7 @@ func unexpected(err error) error {
 	return err
 }
 
-// next reads the line of the next chunk, and the trailers behind the last one.
+// next reads the line of the next chunk, and the trailers after the last one.
 func (b *body) next() error {
 	if b.trailing {
 		return b.end()
@@ -384,7 +380,7 @@ func (b *body) line(max int) ([]byte, error) {
 	}
 }
 
-// chunkSize reads hexadecimal digits; what is behind a semicolon means nothing to us.
+// chunkSize parses hexadecimal digits; text after a semicolon is ignored.
 func chunkSize(line []byte) (int64, error) {
 	if i := bytes.IndexByte(line, ';'); i >= 0 {
 		if !all(line[i:], &value) {
@@ -410,8 +406,8 @@ func chunkSize(line []byte) (int64, error) {
 	return n, nil
 }
 
-// end reads the trailers. Fields of the connection and of framing mean nothing there. Nothing of what an
-// unfinished block says is kept from one read to the next.
+// end reads the trailers. Fields of the connection and of framing are ignored there. Nothing of an incomplete block is
+// kept from one read to the next.
 func (b *body) end() error {
 	var s scan
 	limit := cmp.Or(b.mostBytes, maxTrailers)
@@ -423,7 +419,7 @@ func (b *body) end() error {
 				for _, name := range b.named {
 					list.Del(string(name))
 				}
-				b.trailers = clone(list) // they must outlive the buffer, which the next message has
+				b.trailers = clone(list) // they must outlive the buffer, which the next message reuses
 				b.rd.r += n
 				b.done, b.left = true, 0
 				return nil
@@ -441,7 +437,7 @@ func (b *body) end() error {
 	}
 }
 
-// parseTrailers reads the block of trailers that buf begins with.
+// parseTrailers parses the block of trailers at the start of buf.
 func parseTrailers(buf []byte, most int) (n int, list message.Fields, err error) {
 	h := head{buf: buf}
 	fr := framing{most: most}
@@ -457,7 +453,7 @@ func clone(list message.Fields) message.Fields {
 	return out
 }
 
-// discard reads what is left of the body, up to max bytes; ok says that its end was seen.
+// discard reads the rest of the body, up to max bytes; ok reports whether its end was seen.
 func (b *body) discard(max int) (ok bool) {
 	var scratch [2 << 10]byte
 	for !b.done && b.err == nil && max > 0 {
@@ -470,7 +466,7 @@ func (b *body) discard(max int) (ok bool) {
 	return b.done
 }
 
-// deadline sets the connection's time for reading; 0 is none.
+// deadline sets the connection's read deadline; 0 for none.
 func (rd *reader) deadline(d time.Duration) error {
 	rd.until = time.Time{}
 	if d != 0 {
@@ -479,8 +475,8 @@ func (rd *reader) deadline(d time.Duration) error {
 	return rd.c.SetReadDeadline(rd.until)
 }
 
-// about is deadline, but for one that is set and ends at most a quarter later: setting one
-// costs as much as parsing a head.
+// about is deadline, but keeps an existing one that ends at most a quarter later: setting one costs as much as parsing
+// a head.
 func (rd *reader) about(d time.Duration) error {
 	if left := time.Until(rd.until); d != 0 && left >= d && left <= d+d/4 {
 		return nil

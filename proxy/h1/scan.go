@@ -2,18 +2,17 @@ package h1
 
 import "bytes"
 
-// scan decides when a block of lines that is still growing, a head or trailers, is parsed: once it
-// is whole. An unfinished one is parsed, too, so that a fault is answered when it comes, as long as
-// that costs no more than earlyWork and twice what is there. So the work for a block is linear in its
-// bytes, however many reads they come by.
+// scan decides when a growing block of lines (a head or trailers) is parsed: once it is complete. An incomplete block
+// is parsed, too, so that a fault is answered early, as long as that costs at most earlyWork plus twice the bytes
+// received. The work for a block is therefore linear in its bytes, whatever the number of reads.
 type scan struct {
 	seen, work int
 }
 
-// earlyWork is how many bytes of an unfinished block may be parsed again.
+// earlyWork is how many bytes of incomplete blocks may be parsed again.
 const earlyWork = 16 << 10
 
-// due says whether b, which begins with what it was told before, is to be parsed now.
+// due reports whether b, which begins with what was passed before, is to be parsed now.
 func (s *scan) due(rd *reader, b []byte) bool {
 	if len(b) <= s.seen {
 		return false
@@ -36,7 +35,7 @@ func (s *scan) due(rd *reader, b []byte) bool {
 	return true
 }
 
-// whole says whether an empty line ends in what is new of b.
+// whole reports whether an empty line ends within the new part of b.
 func (s *scan) whole(b []byte) bool {
 	if s.seen < len(crlf) && bytes.HasPrefix(b, crlf) {
 		return true

@@ -1,12 +1,12 @@
-// Package h1 is HTTP/1.1 (RFC 9112) for a proxy, on both sides: a server that reads
-// requests as strictly as the standard lets it, and connections to servers.
+// Package h1 implements HTTP/1.1 (RFC 9112) for a proxy, on both sides: a server that parses requests as strictly as
+// the standard allows, and connections to servers.
 //
 // Invariants:
-//   - A message whose end two readers could see in different places is refused, and the
-//     connection closed: nothing of it is sent on.
+//   - A message whose end two programs could see in different places is refused, and the
+//     connection closed: nothing of it is forwarded.
 //   - In the steady state an exchange allocates nothing, and costs one read and one write
 //     on each side.
-//   - What a peer can make us hold is bounded: a head by its limit, a body by one buffer.
+//   - The memory that a peer can occupy is bounded: a head by its limit, a body by one buffer.
 package h1
 
 import (
@@ -30,32 +30,32 @@ import (
 	"wayleave.dev/proxy/message"
 )
 
-// Limits bound what a client may take. Times are of waiting; 0 is none.
+// Limits bound what a client may use. Times bound waiting; 0 for no limit.
 type Limits struct {
-	// Head is the size of a request's head in bytes, Fields how many it may have.
+	// Head is the size of a request's head in bytes, Fields its number of fields.
 	Head, Fields int
-	// HeadTime is from its first byte to its last, Idle between two requests, Body
-	// between two parts of a body, Write for one write.
+	// HeadTime is the time from its first byte to its last, Idle that between two requests, Body that between two parts
+	// of a body, Write that of one write.
 	HeadTime, Idle, Body, Write time.Duration
-	// BodyRate is the least rate of a body whose length is known, in bytes a second, once it has taken
-	// longer than Body; a body of unknown length may be a stream.
+	// BodyRate is the minimum rate of a body of known length, in bytes per second, once it has taken longer than Body;
+	// a body of unknown length may be a stream.
 	BodyRate int
 }
 
-// DefaultLimits are those of nginx where it has the same, but for HeadTime.
+// DefaultLimits are those of nginx if it has the same limit, except HeadTime.
 func DefaultLimits() Limits {
 	head := DefaultRequestHead()
 	return Limits{Head: head.Bytes, Fields: head.Fields, HeadTime: 15 * time.Second, Idle: 75 * time.Second,
 		Body: 60 * time.Second, Write: 60 * time.Second, BodyRate: 100}
 }
 
-// Server reads requests. Fill the fields before the first Serve.
+// Server reads requests. Set the fields before the first Serve.
 type Server struct {
 	Limits Limits
-	// Handle answers one request. What it leaves of the body is read, or the connection
-	// closed; when it sent no response, the exchange is aborted.
+	// Handle answers one request. The rest of the body is read afterwards, or the connection closed; if Handle sent no
+	// response, the exchange is aborted.
 	Handle func(context.Context, message.Downstream)
-	// Refused is called for requests that could not be read; may be nil.
+	// Refused is called for invalid requests; may be nil.
 	Refused func(client netip.AddrPort, e *Error)
 
 	once    sync.Once
@@ -73,26 +73,25 @@ type serverConn struct {
 	s   *Server
 	c   net.Conn
 	ctx context.Context
-	// raw and step wait for a request (ready); raw is nil where there is no socket.
+	// raw and step wait for a request (ready); raw is nil if there is no socket.
 	raw   syscall.RawConn
 	step  func(fd uintptr) bool
 	rd    reader
 	w     writer
 	x     exchange
 	state *State
-	// waiting says that the head did not come by one read.
+	// waiting means that the head did not arrive in one read.
 	waiting bool
-	// writeUntil is the deadline that is set for writing.
+	// writeUntil is the write deadline that is set.
 	writeUntil time.Time
 }
 
-// Serve answers requests on a connection until it ends, and closes it. first is what has
-// been read from it already.
+// Serve answers requests on a connection until it ends, and closes it. first is what has been read from it before.
 func (s *Server) Serve(ctx context.Context, c net.Conn, first []byte, isTLS bool) {
 	s.ServeState(ctx, c, first, isTLS, &State{})
 }
 
-// ServeState is Serve with a state, by which the connection may be evicted.
+// ServeState is Serve with a state, through which the connection can be evicted.
 func (s *Server) ServeState(ctx context.Context, c net.Conn, first []byte, isTLS bool, state *State) {
 	s.init()
 	limit := s.headLimits()
@@ -127,7 +126,7 @@ func (s *Server) ServeState(ctx context.Context, c net.Conn, first []byte, isTLS
 		delete(s.conns, k)
 		s.mu.Unlock()
 		k.w.release()
-		if !k.x.broken { // else a reader may still use it
+		if !k.x.broken { // otherwise a reader may still use it
 			k.rd.release()
 		}
 		if !k.x.switched {
@@ -138,10 +137,10 @@ func (s *Server) ServeState(ctx context.Context, c net.Conn, first []byte, isTLS
 	}
 }
 
-// SetHead replaces the limits of a request's head, for connections that come. Limits has the defaults.
+// SetHead replaces the limits of a request's head for later connections. Limits has the defaults.
 func (s *Server) SetHead(l HeadLimits) { s.head.Store(&l) }
 
-// headLimits are those in force.
+// headLimits returns the current limits.
 func (s *Server) headLimits() HeadLimits {
 	d := HeadLimits{Bytes: s.Limits.Head, Fields: s.Limits.Fields}
 	if l := s.head.Load(); l != nil {
@@ -150,7 +149,7 @@ func (s *Server) headLimits() HeadLimits {
 	return d
 }
 
-// SetName replaces the field Server of the answers to what could not be read; none for nil.
+// SetName replaces the field Server of responses to invalid requests; nil for no field.
 func (s *Server) SetName(name []byte) { s.name.Store(&name) }
 
 func (s *Server) init() {
@@ -166,9 +165,8 @@ func addrPort(a net.Addr) netip.AddrPort {
 	return ap
 }
 
-// Drain has connections end after the exchange that they are in. Idle ones get idle for one
-// more request: a client that has just sent it would see it lost. Its answer says that the
-// connection ends.
+// Drain ends connections after their current exchange. Idle ones get the time idle for one more request, because a
+// client that has just sent one would lose it. The response announces that the connection ends.
 func (s *Server) Drain(idle time.Duration) {
 	s.init()
 	s.mu.Lock()
@@ -176,12 +174,12 @@ func (s *Server) Drain(idle time.Duration) {
 	s.drain.Store(true)
 	for k := range s.conns {
 		if phase, _ := k.state.Look(); phase == Idle {
-			_ = k.c.SetReadDeadline(time.Now().Add(idle)) // until is not ours to write
+			_ = k.c.SetReadDeadline(time.Now().Add(idle)) // only the reader's goroutine may write until
 		}
 	}
 }
 
-// Close closes all connections, whatever they are in.
+// Close closes all connections, also during an exchange.
 func (s *Server) Close() {
 	s.init()
 	s.mu.Lock()
@@ -195,17 +193,17 @@ func (s *Server) Close() {
 	}
 }
 
-// drainIdle is what a connection gets that becomes idle, or is opened, while the server drains.
+// drainIdle is the time that a connection gets if it becomes idle, or is opened, while the server drains.
 const drainIdle = 2 * time.Second
 
-// Conns is the number of open connections.
+// Conns returns the number of open connections.
 func (s *Server) Conns() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.conns)
 }
 
-// next reads and answers one request; false when the connection is at its end.
+// next reads and answers one request; false if the connection has ended.
 func (k *serverConn) next() bool {
 	if !k.await() {
 		return false
@@ -227,8 +225,7 @@ func (k *serverConn) next() bool {
 	return x.end()
 }
 
-// await waits for the first bytes of a request. An idle connection that is closed, by
-// whomever, is no fault.
+// await waits for the first bytes of a request. That an idle connection is closed, by either side, is not an error.
 func (k *serverConn) await() bool {
 	k.rd.begin()
 	if len(k.rd.buffered()) > 0 {
@@ -255,19 +252,19 @@ func (k *serverConn) incomplete() {
 	}
 }
 
-// rest makes the connection an idle one.
+// rest makes the connection idle.
 func (k *serverConn) rest() bool {
 	k.w.release()
 	k.x.forget()
 	if !k.state.To(Idle) || k.rd.about(k.s.Limits.Idle) != nil {
 		return false
 	}
-	// Looked at behind the deadline: Drain sets one, too.
+	// Checked after the deadline is set: Drain sets one, too.
 	return !k.s.drain.Load() || k.rd.deadline(min(k.s.Limits.Idle, drainIdle)) == nil
 }
 
-// refuse answers what is no request. What came behind it cannot be told from it, so the
-// connection ends; a moment of reading lets the client see the answer (RFC 9112, 9.6).
+// refuse answers an invalid request. Bytes that follow it cannot be told from it, so the connection ends; reading for a
+// moment lets the client see the answer (RFC 9112, 9.6).
 func (k *serverConn) refuse(err error) {
 	var e *Error
 	var timeout net.Error
@@ -299,8 +296,8 @@ func (k *serverConn) refuse(err error) {
 	k.linger()
 }
 
-// linger closes the side of the connection that was written, and reads on for a while: a
-// client that still sends would get a reset, and lose the answer with it (RFC 9112, 9.6).
+// linger closes the write side of the connection, and continues to read for a while: a client that still sends would
+// get a reset, and lose the answer with it (RFC 9112, 9.6).
 func (k *serverConn) linger() {
 	if t, ok := k.c.(interface{ CloseWrite() error }); ok {
 		_ = t.CloseWrite()
@@ -318,11 +315,10 @@ func (k *serverConn) linger() {
 	}
 }
 
-// How long linger reads, and how long it waits for more.
+// lingerMost bounds linger, lingerIdle its wait for more bytes.
 const lingerMost, lingerIdle = 5 * time.Second, time.Second
 
-// exchange is a request and its response. It is used again for the next of its
-// connection.
+// exchange is a request and its response. It is reused for the next one on its connection.
 type exchange struct {
 	k    *serverConn
 	req  message.Request
@@ -330,14 +326,14 @@ type exchange struct {
 	body body
 	// state of the response.
 	responded, finished, broken, switched bool
-	headless                              bool // nothing of a body is sent
+	headless                              bool // no body is sent
 	left                                  int64
-	began                                 time.Time // of waiting for the body
+	began                                 time.Time // when waiting for the body began
 	close                                 bool
-	stopped, cut                          atomic.Bool // no more of the body is wanted, or can be read
+	stopped, cut                          atomic.Bool // reading was stopped, or is impossible
 
-	// mu guards what follows, where the client waits for 100 (Request.Continue): a body's
-	// reader sends that, while another goroutine may send the final head.
+	// mu guards the fields below if the client waits for status 100 (Request.Continue): the body's reader sends it,
+	// while another goroutine may send the final head.
 	mu        sync.Mutex
 	continued bool
 }
@@ -352,7 +348,7 @@ func (x *exchange) reset() {
 	x.k.w.reset()
 }
 
-// forget lets go of what belongs to the request that was answered.
+// forget drops references to the answered request.
 func (x *exchange) forget() {
 	x.fr.forget(&x.req.Fields)
 	x.req.Method, x.req.Target, x.req.Host, x.req.Upgrade = nil, nil, nil, nil
@@ -381,7 +377,7 @@ func (x *exchange) Read(p []byte) (int, error) {
 			return 0, fmt.Errorf("HTTP/1: the body comes too slowly: %w", os.ErrDeadlineExceeded)
 		}
 	}
-	if x.stopped.Load() { // looked at behind the deadline, which StopReading sets too
+	if x.stopped.Load() { // checked after the deadline, which StopReading sets, too
 		return 0, errStopped
 	}
 	n, err := x.body.Read(p)
@@ -396,7 +392,7 @@ func (x *exchange) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// tooSlow says whether a body has come at less than the least rate for too long.
+// tooSlow reports whether a body has stayed below the minimum rate for too long.
 func (x *exchange) tooSlow() bool {
 	now, l := time.Now(), &x.k.s.Limits
 	if x.began.IsZero() {
@@ -409,7 +405,7 @@ func (x *exchange) tooSlow() bool {
 
 var errStopped = errors.New("HTTP/1: no more of the body is wanted")
 
-// sendContinue sends 100 before the first byte of a body is read, unless a final response was sent.
+// sendContinue sends status 100 before the first byte of a body is read, unless a final response was sent.
 func (x *exchange) sendContinue() error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -446,7 +442,7 @@ func (x *exchange) Respond(r *message.Response) error {
 	}
 	w := &x.k.w
 	x.k.awaitWrite()
-	if r.Status < 200 { // 103 and its like; 101 is Switch
+	if r.Status < 200 { // 103 and others; 101 is sent by Switch
 		if x.req.Version == message.HTTP10 {
 			return nil
 		}
@@ -465,7 +461,7 @@ func (x *exchange) Respond(r *message.Response) error {
 	w.chunked = !x.headless && r.Length < 0 && !old
 	x.close = x.close || x.cut.Load() || x.fr.close || old && !x.fr.keepAlive || old && r.Length < 0 && !x.headless ||
 		x.k.s.drain.Load()
-	// What was not read of a body that is still to come cannot be skipped for sure.
+	// The rest of a body that is still to arrive may be too long to skip.
 	if x.req.Continue && !x.continued {
 		x.close = true
 	}
@@ -529,8 +525,7 @@ func (x *exchange) Flush() error {
 	return x.k.w.flush()
 }
 
-// awaitWrite sets the deadline for a write, unless one is set that ends at most a quarter
-// later.
+// awaitWrite sets the deadline for a write, unless the existing one ends at most a quarter later.
 func (k *serverConn) awaitWrite() {
 	d, now := k.s.Limits.Write, time.Now()
 	if left := k.writeUntil.Sub(now); d > 0 && (left < d || left > d+d/4) {
@@ -557,7 +552,7 @@ func (x *exchange) Finish(trailers message.Fields) error {
 
 // Switch implements message.Downstream.
 func (x *exchange) Switch(r *message.Response) (io.ReadWriteCloser, error) {
-	if !x.body.done { // its rest would be taken for the other protocol's
+	if !x.body.done { // its rest would be taken for bytes of the other protocol
 		return nil, errors.New("HTTP/1: the body of a request that changes the protocol has not been read")
 	}
 	x.responded, x.finished, x.switched = true, true, true
@@ -575,14 +570,14 @@ func (x *exchange) Switch(r *message.Response) (io.ReadWriteCloser, error) {
 	return handOver(x.k.c, x.k.rd.buffered(), x.k.s.buffers), nil
 }
 
-// Watch implements message.Downstream. A look now and then is enough for a long wait.
+// Watch implements message.Downstream. It polls, which is enough for a long wait.
 func (x *exchange) Watch(gone func()) (stop func()) {
 	raw := rawConn(x.k.c)
 	if raw == nil {
 		return func() {}
 	}
 	end := make(chan struct{})
-	gone, over := message.Until(gone) // a client may well leave once it has its answer
+	gone, over := message.Until(gone) // a client may disconnect once it has its answer
 	go func() {
 		tick := time.NewTicker(watchEvery)
 		defer tick.Stop()
@@ -593,7 +588,7 @@ func (x *exchange) Watch(gone func()) (stop func()) {
 				n, err := unix.Poll(poll[:], 0)
 				left = n > 0 && err == nil
 			})
-			if err != nil || left { // err: it was closed on this side
+			if err != nil || left { // err: closed by this side
 				gone()
 				return
 			}
@@ -610,10 +605,10 @@ func (x *exchange) Watch(gone func()) (stop func()) {
 	})
 }
 
-// watchEvery is how often a client is looked at.
+// watchEvery is the polling interval of Watch.
 const watchEvery = 500 * time.Millisecond
 
-// rawConn is the descriptor below a connection; nil when there is none.
+// rawConn returns the descriptor below a connection; nil if there is none.
 func rawConn(c net.Conn) syscall.RawConn {
 	s, ok := lowest(c).(syscall.Conn)
 	if !ok {
@@ -636,8 +631,8 @@ func (x *exchange) StopReading() {
 // Abort implements message.Downstream.
 func (x *exchange) Abort() { x.broken = true }
 
-// reset closes a connection whose client must not take what it has for whole: TCP ends with a reset, and
-// TLS without close_notify (RFC 9112, 9.8).
+// reset closes a connection whose client must notice that the response is incomplete: TCP ends with a reset, and TLS
+// without close_notify (RFC 9112, 9.8).
 func reset(c net.Conn) {
 	c = lowest(c)
 	if t, ok := c.(interface{ SetLinger(int) error }); ok {
@@ -646,7 +641,7 @@ func reset(c net.Conn) {
 	_ = c.Close()
 }
 
-// end looks whether the connection can be used again.
+// end decides whether the connection can be used again.
 func (x *exchange) end() bool {
 	if x.switched {
 		return false

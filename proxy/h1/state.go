@@ -5,45 +5,45 @@ import (
 	"time"
 )
 
-// Phase is what a connection does.
+// Phase is what a connection waits for.
 type Phase int32
 
 // The phases. A connection begins with Waiting.
 const (
 	// Waiting is for a PROXY header, a handshake, or the rest of a request's head.
 	Waiting Phase = iota
-	// Idle is between two requests.
+	// Idle is the phase between two requests.
 	Idle
-	// Busy has a request that waits for the proxy or an endpoint.
+	// Busy means that a request waits for the proxy or an endpoint.
 	Busy
-	// Owing has a request whose client is to send more of its body, or to take more of the response.
+	// Owing means that the client must send more of a request's body, or read more of the response.
 	Owing
-	// Evicted is ended for another connection.
+	// Evicted means that the connection was closed to make room for another one.
 	Evicted
 )
 
-// State is a connection's phase and since when it has it. Its methods may be called concurrently.
+// State is a connection's phase and when it began. Its methods may be called concurrently.
 type State struct {
 	crowd  *Crowd
 	phase  atomic.Int32
 	since  atomic.Int64 // Unix nanoseconds
-	credit atomic.Int64 // bytes of an Owing client since then
+	credit atomic.Int64 // progress of an Owing client since then, in bytes
 }
 
-// Crowd counts connections that wait. Too many of them call Full, which ends some by Evict.
+// Crowd counts waiting connections. If there are too many, it calls Full, which evicts some.
 type Crowd struct {
 	waiting atomic.Int64
-	// Most is how many may wait; 0 is no bound. Full is called when there are more.
+	// Most is the limit of waiting connections; 0 for no limit. Full is called above it.
 	Most atomic.Int64
 	Full func()
 }
 
-// Waiting is how many connections wait.
+// Waiting returns the number of waiting connections.
 func (c *Crowd) Waiting() int { return int(c.waiting.Load()) }
 
-// Start makes the state one of a connection that has just come, and waits. crowd may be nil. It must return before
-// another goroutine may evict the connection: who is evicted uncounted would be counted for ever. It does not call
-// Full, which Relieve does.
+// Start initializes the state of a new connection, which waits. crowd may be nil. It must return before another
+// goroutine can evict the connection: a connection that is evicted before it is counted would be counted forever. It
+// does not call Full; Relieve does.
 func (s *State) Start(crowd *Crowd) {
 	s.crowd = crowd
 	s.since.Store(time.Now().UnixNano())
@@ -52,19 +52,19 @@ func (s *State) Start(crowd *Crowd) {
 	}
 }
 
-// Relieve calls Full when too many wait.
+// Relieve calls Full if too many connections wait.
 func (c *Crowd) Relieve() {
 	if most := c.Most.Load(); most > 0 && c.waiting.Load() > most && c.Full != nil {
 		c.Full()
 	}
 }
 
-// Look returns the phase, and since when.
+// Look returns the phase, and when it began.
 func (s *State) Look() (Phase, time.Time) {
 	return Phase(s.phase.Load()), time.Unix(0, s.since.Load())
 }
 
-// To changes the phase; false when the connection was evicted meanwhile, and is to end.
+// To changes the phase; false if the connection was evicted meanwhile and must end.
 func (s *State) To(p Phase) bool {
 	for {
 		old := Phase(s.phase.Load())
@@ -91,8 +91,8 @@ func (s *State) To(p Phase) bool {
 	}
 }
 
-// Evict ends the phase p for good; false when the connection is in another one by now. Who evicts closes
-// the connection.
+// Evict ends the connection if it is in phase p; false if it is in another one by now. The caller closes the
+// connection.
 func (s *State) Evict(p Phase) bool {
 	if p == Evicted || !s.phase.CompareAndSwap(int32(p), int32(Evicted)) {
 		return false
@@ -103,13 +103,13 @@ func (s *State) Evict(p Phase) bool {
 	return true
 }
 
-// End is that of the connection.
+// End marks the end of the connection.
 func (s *State) End() { s.To(Evicted) }
 
-// owingCredit are the bytes that begin the time of an Owing client anew.
+// owingCredit is the progress in bytes that restarts the time of an Owing client.
 const owingCredit = 16 << 10
 
-// Owes says that the client is waited for, after n bytes of progress.
+// Owes records that the client must act, after n bytes of progress.
 func (s *State) Owes(n int) {
 	if Phase(s.phase.Load()) != Owing {
 		s.credit.Store(0)

@@ -7,8 +7,7 @@ import (
 	"syscall"
 )
 
-// switched is a connection that another protocol has from now on, with what had been read
-// ahead.
+// switched is a connection that has switched to another protocol, with the bytes that were read ahead.
 type switched struct {
 	net.Conn
 	first []byte
@@ -19,7 +18,7 @@ func handOver(c net.Conn, first []byte, from *buffers) *switched {
 	return &switched{c, bytes.Clone(first), from}
 }
 
-// Read gives what was read ahead, then what comes.
+// Read returns the bytes that were read ahead, then new ones.
 func (s *switched) Read(p []byte) (int, error) {
 	if len(s.first) > 0 {
 		n := copy(p, s.first)
@@ -37,8 +36,8 @@ func (s *switched) CloseWrite() error {
 	return s.Conn.Close()
 }
 
-// WriteTo implements io.WriterTo: a tunnel of which nothing comes has no buffer, where its connection
-// is a socket. Most WebSockets are silent most of the time.
+// WriteTo implements io.WriterTo: if its connection is a socket, a silent tunnel has no buffer. Most WebSockets are
+// silent most of the time.
 func (s *switched) WriteTo(w io.Writer) (sent int64, err error) {
 	if len(s.first) > 0 {
 		n, err := w.Write(s.first)
@@ -68,7 +67,7 @@ func (s *switched) WriteTo(w io.Writer) (sent int64, err error) {
 	}
 }
 
-// next reads what comes next to a buffer of the pool; nil at the end.
+// next reads the next bytes into a buffer of the pool; nil at the end.
 func (s *switched) next(raw syscall.RawConn) (b *[]byte, err error) {
 	var failed error
 	err = raw.Read(func(fd uintptr) bool {

@@ -6,9 +6,8 @@ var token = charset("!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefgh
 // hostChars are those of an authority without userinfo (RFC 3986, 3.2.2).
 var hostChars = charset("!$&'()*+,;=-._~%[]:0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 
-// value are the characters of field values: visible ones, space, tab, and bytes above
-// ASCII. target are those of a request's target: the same without white space, and
-// without "#", which begins what is not for servers.
+// value are the characters of field values: visible ones, space, tab, and bytes above ASCII. target are those of a
+// request's target: the same without white space, and without "#", which begins a part that is not sent to servers.
 var value, target = visible(" \t", ""), visible("", "#")
 
 func charset(s string) (t [256]bool) {
@@ -31,7 +30,7 @@ func visible(more, but string) (t [256]bool) {
 	return t
 }
 
-// all says whether b is of the set only.
+// all reports whether b contains only bytes of the set.
 func all(b []byte, set *[256]bool) bool {
 	for _, c := range b {
 		if !set[c] {

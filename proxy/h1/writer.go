@@ -9,10 +9,10 @@ import (
 	"wayleave.dev/proxy/message"
 )
 
-// writeBuffer is how much is collected before it is written.
+// writeBuffer is how much is buffered before it is written.
 const writeBuffer = 16 << 10
 
-// init finds the socket below a connection that is no more than one.
+// init finds the socket if the connection is a plain one.
 func (w *writer) init() {
 	if t, ok := w.c.(*net.TCPConn); ok {
 		w.raw, _ = t.SyscallConn()
@@ -22,31 +22,31 @@ func (w *writer) init() {
 	w.below = DirectOf(w.c)
 }
 
-// buffers are those of writers that have something to write: idle connections have none.
+// buffers are those of writers with bytes to write: idle connections have none.
 type buffers struct{ pool sync.Pool }
 
 func newBuffers() *buffers {
 	return &buffers{sync.Pool{New: func() any { b := make([]byte, 0, writeBuffer); return &b }}}
 }
 
-// writer collects a message and sends it in few writes.
+// writer buffers a message and sends it in few writes.
 type writer struct {
 	c    net.Conn
 	from *buffers
-	buf  *[]byte // nil while nothing is collected
+	buf  *[]byte // nil while nothing is buffered
 	// chunked bodies get a line before each part.
 	chunked bool
-	sent    bool // something was written since reset
+	sent    bool // bytes were written since reset
 	err     error
-	// raw and step write to a socket (push) what is left in out and next; raw is nil where there is no socket.
+	// raw and step write the rest of out and next to a socket (push); raw is nil if there is no socket.
 	raw  syscall.RawConn
 	step func(fd uintptr) bool
 	out  []byte
-	next []byte // goes out behind out
-	// state is told when there is no room for more, and when there is again; may be nil.
+	next []byte // sent after out
+	// state is told when the socket accepts no more bytes, and when it does again; may be nil.
 	state *State
 	full  bool
-	// below is the connection below TLS, nil where it is none.
+	// below is the connection below TLS; nil if there is none.
 	below *Direct
 }
 
@@ -84,7 +84,7 @@ func (w *writer) fields(list message.Fields) {
 	}
 }
 
-// frame writes the field that says how the body ends, if one is needed.
+// frame writes the field that declares how the body ends, if one is needed.
 func (w *writer) frame(length int64) {
 	if length >= 0 {
 		w.string("Content-Length: ")
@@ -130,7 +130,7 @@ func (w *writer) end(trailers message.Fields) {
 	}
 }
 
-// send writes what is collected and p behind it, in one call.
+// send writes the buffer followed by p, in one call.
 func (w *writer) send(p []byte) {
 	if w.err != nil {
 		return
@@ -157,7 +157,7 @@ func (w *writer) send(p []byte) {
 	*w.buf = (*w.buf)[:0]
 }
 
-// writeTLS makes records of p.
+// writeTLS splits p into records.
 func (w *writer) writeTLS(p []byte) {
 	if w.err != nil {
 		return
@@ -166,7 +166,8 @@ func (w *writer) writeTLS(p []byte) {
 	w.sent, w.err = w.sent || n > 0, err
 }
 
-// writeAbove writes to a connection whose socket is not known: the client is waited for until it returns.
+// writeAbove writes to a connection whose socket is unknown: until it returns, the client counts as the cause of the
+// wait.
 func (w *writer) writeAbove(p []byte) {
 	if w.state == nil {
 		w.writeTLS(p)
@@ -177,7 +178,7 @@ func (w *writer) writeAbove(p []byte) {
 	w.state.To(Busy)
 }
 
-// uncork has the records leave.
+// uncork sends the records.
 func (w *writer) uncork() {
 	if err := w.below.Uncork(); err != nil && w.err == nil {
 		w.err = err
@@ -206,10 +207,10 @@ func (w *writer) write(p []byte) {
 	w.uncork()
 }
 
-// oneRecord is the most that a record of TLS holds.
+// oneRecord is the largest payload of a TLS record.
 const oneRecord = 16 << 10
 
-// flush sends what is collected.
+// flush sends what is buffered.
 func (w *writer) flush() error {
 	if w.buf == nil {
 		return w.err
@@ -221,7 +222,7 @@ func (w *writer) flush() error {
 	return w.err
 }
 
-// release gives the buffer back; what was not sent is lost.
+// release returns the buffer; unsent bytes are lost.
 func (w *writer) release() {
 	if w.buf == nil {
 		return

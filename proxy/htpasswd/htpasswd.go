@@ -1,9 +1,8 @@
-// Package htpasswd compares passwords with hashes as Apache's htpasswd and openssl passwd
-// write them.
+// Package htpasswd compares passwords with hashes in the formats of Apache's htpasswd and openssl passwd.
 //
 // Invariants:
 //   - Digests are compared in constant time.
-//   - What a comparison costs is bounded, whatever a hash asks for.
+//   - The cost of a comparison is bounded, whatever a hash requests.
 package htpasswd
 
 import (
@@ -17,17 +16,17 @@ import (
 	"golang.org/x/crypto/bcrypt"
 )
 
-// Bounds of what hashes may ask for.
+// Bounds of what hashes may request.
 const (
 	// MaxCost is bcrypt's logarithm of rounds: about 0.8 s.
 	MaxCost = 14
-	// MaxRounds are those of SHA-crypt: about 0.1 s.
+	// MaxRounds bounds the rounds of SHA-crypt: about 0.1 s.
 	MaxRounds = 100_000
 	// MaxPassword is the longest password, in bytes.
 	MaxPassword = 256
 )
 
-// Kind is how a hash was made.
+// Kind is the scheme of a hash.
 type Kind uint8
 
 // The kinds. Unknown hashes match no password.
@@ -42,7 +41,7 @@ const (
 	Plaintext      // {PLAIN}
 )
 
-// Of tells the kind of a hash by how it begins.
+// Of returns the kind of a hash by its prefix.
 func Of(hash string) Kind {
 	for _, k := range []struct {
 		begin string
@@ -58,10 +57,10 @@ func Of(hash string) Kind {
 	return Unknown
 }
 
-// Slow says whether a comparison takes long, to make guessing slow: 0.1 ms and more.
+// Slow reports whether a comparison takes 0.1 ms or more, to make guessing slow.
 func (k Kind) Slow() bool { return k == Bcrypt || k == APR1 || k == SHA256 || k == SHA512 }
 
-// Check says what is wrong with a hash, nil when passwords can be compared with it.
+// Check returns what is wrong with a hash; nil if passwords can be compared with it.
 func Check(hash string) error {
 	switch Of(hash) {
 	case Bcrypt:
@@ -92,7 +91,7 @@ func Check(hash string) error {
 	return nil
 }
 
-// Verify says whether the password is that of the hash.
+// Verify reports whether the password matches the hash.
 func Verify(hash string, password []byte) bool {
 	if len(password) > MaxPassword || Check(hash) != nil {
 		return false
@@ -135,8 +134,7 @@ func decode(s string, least, most int) ([]byte, error) {
 	return b, nil
 }
 
-// Parse reads the lines of an htpasswd file, "name:hash". Lines that are not used are
-// named in the error by number, never by what is in them.
+// Parse parses the lines of an htpasswd file, "name:hash". The error names invalid lines by number, never by content.
 func Parse(text string) (users map[string]string, err error) {
 	users = map[string]string{}
 	var errs []error
@@ -148,7 +146,7 @@ func Parse(text string) (users map[string]string, err error) {
 			continue
 		}
 		name, hash, ok := strings.Cut(line, ":")
-		hash, _, _ = strings.Cut(hash, ":") // what follows is a comment, as nginx reads it
+		hash, _, _ = strings.Cut(hash, ":") // the rest is a comment, as in nginx
 		if !ok || name == "" {
 			errs = append(errs, fmt.Errorf("line %d is not name:hash", n))
 			continue
@@ -157,7 +155,7 @@ func Parse(text string) (users map[string]string, err error) {
 			errs = append(errs, fmt.Errorf("line %d: %w", n, err))
 			continue
 		}
-		if _, twice := users[name]; !twice { // the first counts, as in nginx
+		if _, twice := users[name]; !twice { // the first one applies, as in nginx
 			users[name] = hash
 		}
 	}

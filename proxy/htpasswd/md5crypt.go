@@ -5,13 +5,13 @@ import (
 	"strings"
 )
 
-// The marks of MD5-crypt: Apache's, and that of Unix. They differ in nothing else.
+// The prefixes of MD5-crypt: Apache's, and that of Unix. The schemes are equal otherwise.
 const (
 	apr1 = "$apr1$"
 	md5  = "$1$"
 )
 
-// splitMD5 splits "$apr1$salt$sum". The salt is of eight characters at most.
+// splitMD5 splits "$apr1$salt$sum". The salt has at most eight characters.
 func splitMD5(s string) (magic, salt, sum string) {
 	magic = apr1
 	if strings.HasPrefix(s, md5) {
@@ -21,8 +21,8 @@ func splitMD5(s string) (magic, salt, sum string) {
 	return magic, salt[:min(len(salt), 8)], sum
 }
 
-// md5Crypt is Poul-Henning Kamp's algorithm: one MD5 of password and salt mixed by the
-// password's length, and a thousand more to be slow.
+// md5Crypt is Poul-Henning Kamp's algorithm: one MD5 of password and salt mixed by the password's length, and a
+// thousand more to be slow.
 func md5Crypt(magic, salt string, password []byte) string {
 	inner := hash.New()
 	_, _ = inner.Write(password)

@@ -43,7 +43,7 @@ func splitSHA(s string) (shaCrypt, error) {
 	return c, nil
 }
 
-// crypt makes the sum of a password.
+// crypt computes the sum of a password.
 func (c *shaCrypt) crypt(password []byte) string {
 	salt := []byte(c.salt)
 	b := digest(c.new, password, salt, password)
@@ -108,8 +108,7 @@ func (c *shaCrypt) text(sum []byte) string {
 	return string(to64(out, uint(sum[31])<<8|uint(sum[30]), 3))
 }
 
-// order256 and order512 are the bytes of the sum as they are written, three at a time:
-// each step moves all by one and turns them.
+// order256 and order512 are the order in which the bytes of the sum are written, three at a time.
 func order256() (o [][3]int) {
 	t := [3]int{0, 10, 20}
 	for range 10 {

@@ -2,8 +2,8 @@ package message
 
 import "net/http"
 
-// FieldsOf makes Fields of a header of net/http, in one piece of memory, without those of
-// the connection (RFC 9113, 8.2.2) and of the body's frame.
+// FieldsOf converts a header of net/http to Fields, with one allocation, without fields of the connection (RFC 9113,
+// 8.2.2) and of the body's framing.
 func FieldsOf(h http.Header) Fields {
 	size, count := 0, 0
 	for name, values := range h {

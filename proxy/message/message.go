@@ -1,12 +1,11 @@
-// Package message is HTTP messages as the proxy handles them, whichever version of HTTP
-// carried them: heads of slices into the buffers that they were read to, and the
-// interfaces between the reader of a request and its sender.
+// Package message represents HTTP messages as the proxy handles them, independently of the version of HTTP: heads made
+// of slices into the receive buffers, and the interfaces between the reader of a request and its sender.
 //
 // Invariants:
-//   - Fields hold end-to-end fields only: what is for one connection (RFC 9110, 7.6.1)
-//     is taken out when a message is read, and put in when one is written.
+//   - Fields contain only end-to-end fields: those of one connection (RFC 9110, 7.6.1)
+//     are removed when a message is read, and added when one is written.
 //   - Slices in a head are valid until its exchange ends, and are never changed:
-//     another value is another slice.
+//     a new value is a new slice.
 package message
 
 import (
@@ -15,13 +14,13 @@ import (
 	"sync"
 )
 
-// Field is a header field; the name as it was sent.
+// Field is a header field; the name is as sent.
 type Field struct{ Name, Value []byte }
 
 // Fields are the fields of a message in their order.
 type Fields []Field
 
-// Get returns the first value of a name, whatever its case; nil when there is none.
+// Get returns the first value of a name, ignoring case; nil if there is none.
 func (f Fields) Get(name string) []byte {
 	for i := range f {
 		if EqualFold(f[i].Name, name) {
@@ -31,7 +30,7 @@ func (f Fields) Get(name string) []byte {
 	return nil
 }
 
-// Last returns the last value of a name, whatever its case; nil when there is none.
+// Last returns the last value of a name, ignoring case; nil if there is none.
 func (f Fields) Last(name string) []byte {
 	for i := len(f) - 1; i >= 0; i-- {
 		if EqualFold(f[i].Name, name) {
@@ -41,7 +40,7 @@ func (f Fields) Last(name string) []byte {
 	return nil
 }
 
-// Has says whether there is a field of the name.
+// Has reports whether there is a field of the name.
 func (f Fields) Has(name string) bool {
 	for i := range f {
 		if EqualFold(f[i].Name, name) {
@@ -69,7 +68,7 @@ func (f *Fields) Add(name string, value []byte) {
 	*f = append(*f, Field{Name: []byte(name), Value: value})
 }
 
-// Del takes all fields of the name out.
+// Del removes all fields of the name.
 func (f *Fields) Del(name string) { *f = drop(*f, name) }
 
 func drop(list Fields, name string) Fields {
@@ -82,7 +81,7 @@ func drop(list Fields, name string) Fields {
 	return kept
 }
 
-// EqualFold compares ASCII without regard to case.
+// EqualFold compares ASCII, ignoring case.
 func EqualFold(a []byte, b string) bool {
 	if len(a) != len(b) {
 		return false
@@ -95,7 +94,7 @@ func EqualFold(a []byte, b string) bool {
 	return true
 }
 
-// Version is the version of HTTP that a message came by.
+// Version is the version of HTTP of a message.
 type Version uint8
 
 // The versions.
@@ -105,7 +104,7 @@ const (
 	HTTP2
 )
 
-// String is the word of request lines and logs.
+// String returns the version as in request lines and logs.
 func (v Version) String() string {
 	switch v {
 	case HTTP10:
@@ -116,37 +115,37 @@ func (v Version) String() string {
 	return "HTTP/2.0"
 }
 
-// Unknown is the Length of a body whose end is seen when it is there.
+// Unknown is the Length of a body whose length is not known in advance.
 const Unknown = -1
 
 // Request is a request's head.
 type Request struct {
 	Method []byte
-	// Target is path and query as they were sent; "*" of OPTIONS.
+	// Target is path and query as sent; "*" for OPTIONS.
 	Target []byte
-	// Host is the authority, as sent: a name in whatever case, maybe with a port. Empty of
-	// an HTTP/1.0 request without one.
+	// Host is the authority, as sent: a name in any case, optionally with a port. It is empty for an HTTP/1.0 request
+	// without one.
 	Host   []byte
 	Fields Fields
 	// Length is that of the body in bytes, 0 for none, or Unknown.
 	Length int64
-	// Upgrade are the protocols that the client would rather speak on this connection once its
-	// body has ended, as "websocket", separated by commas; nil for none.
+	// Upgrade lists the protocols to which the client offers to switch after the request's body, such as "websocket",
+	// separated by commas; nil for none.
 	Upgrade []byte
-	// Continue says that the client waits for 100 before it sends the body.
+	// Continue means that the client waits for status 100 before it sends the body.
 	Continue bool
-	// Trailers says that the client takes trailers (TE: trailers).
+	// Trailers means that the client accepts trailers (TE: trailers).
 	Trailers bool
 	Version  Version
-	// TLS says that the client's connection is encrypted. Client is its address, Local
-	// the one that it came to.
+	// TLS means that the client's connection is encrypted. Client is its address, Local the address that it connected
+	// to.
 	TLS           bool
 	Client, Local netip.AddrPort
-	// Session is what the handshake of the client's connection said; nil where there was none.
+	// Session is the result of the handshake of the client's connection; nil if there was none.
 	Session *Session
 }
 
-// Path is the target without its query, Query what follows the question mark.
+// Path is the target without its query.
 func (r *Request) Path() []byte {
 	for i, c := range r.Target {
 		if c == '?' {
@@ -156,7 +155,7 @@ func (r *Request) Path() []byte {
 	return r.Target
 }
 
-// Query is what follows the question mark of the target, nil when there is none.
+// Query is what follows the question mark of the target; nil if there is none.
 func (r *Request) Query() []byte {
 	if n := len(r.Path()); n < len(r.Target) {
 		return r.Target[n+1:]
@@ -170,58 +169,55 @@ type Response struct {
 	// Reason may be empty; HTTP/2 has none.
 	Reason []byte
 	Fields Fields
-	// Length is that of the body in bytes, 0 for none, or Unknown. Of a response to HEAD
-	// and of 304 it is what a GET would have had, for the field Content-Length only.
+	// Length is that of the body in bytes, 0 for none, or Unknown. For a response to HEAD and for 304 it is the length
+	// that a GET would have, for the field Content-Length only.
 	Length int64
-	// Upgrade is the protocol that a 101 changes to.
+	// Upgrade is the protocol that a 101 switches to.
 	Upgrade []byte
 }
 
-// Bodyless says whether the response has no body by its kind, whatever its fields say.
+// Bodyless reports whether the response has no body by its kind, whatever its fields say.
 func (r *Response) Bodyless(method []byte) bool {
 	return r.Status < 200 || r.Status == 204 || r.Status == 304 || string(method) == "HEAD"
 }
 
-// Downstream is one exchange as its client sees it. Its methods are called by one
-// goroutine at a time, but for Read, which another may call while a response is written.
+// Downstream is one exchange from the client's side. Its methods are called by one goroutine at a time, except Read,
+// which another one may call while a response is written.
 type Downstream interface {
-	// Request is the head; fields of it may be set anew.
+	// Request returns the head; its fields may be replaced.
 	Request() *Request
-	// Read reads the request's body; io.EOF at its end. The first Read sends 100 to a
-	// client that waits for it.
+	// Read reads the request's body; io.EOF at its end. The first Read sends status 100 to a client that waits for it.
 	io.Reader
-	// Buffered is how many bytes of the body are here already, 0 when not known. Ready says
-	// whether Read would return without waiting.
+	// Buffered returns how many bytes of the body have arrived, 0 if unknown. Ready reports whether Read would return
+	// without blocking.
 	Buffered() int
 	Ready() bool
-	// Trailers are those behind the request's body, once that has ended.
+	// Trailers returns those of the request, once its body has ended.
 	Trailers() Fields
-	// Respond sends the head. What it has no body for (Bodyless, Length 0) ends there.
+	// Respond sends the head. It completes a response without a body (Bodyless, Length 0).
 	Respond(*Response) error
-	// Write sends a part of the body; Flush has it leave.
+	// Write sends a part of the body; Flush sends what is buffered.
 	io.Writer
 	Flush() error
 	// Finish ends the body, with trailers if there are any.
 	Finish(trailers Fields) error
-	// Responded says whether a final head was sent.
+	// Responded reports whether a final head was sent.
 	Responded() bool
-	// Switch sends the head of a 101 and hands the connection over, with what had been
-	// read behind the request. The request's body must have been read to its end. It is an
-	// error where the version has no 101.
+	// Switch sends the head of a 101 and hands over the connection, with the bytes that were read after the request.
+	// The request's body must have been read to its end. It is an error if the version has no status 101.
 	Switch(*Response) (io.ReadWriteCloser, error)
-	// Watch calls gone, once, when the client leaves, until stop is called. It is for long
-	// waits: it may cost a goroutine. gone may be called from any.
-	// When stop has returned, gone does not run, and will not.
+	// Watch calls gone once when the client leaves, until stop is called. It is for long waits: it may cost a
+	// goroutine. gone may be called from any goroutine. When stop has returned, gone is not running, and will not be
+	// called.
 	Watch(gone func()) (stop func())
-	// StopReading has a Read that waits return an error; the rest of the body is not
-	// wanted.
+	// StopReading makes a blocked Read return an error; the rest of the body is not needed.
 	StopReading()
-	// Abort ends the exchange so that the client sees that it is broken.
+	// Abort ends the exchange so that the client notices that it is incomplete.
 	Abort()
 }
 
-// Until makes a call that is made no more, and has ended, when stop has returned: what it
-// is about may be another exchange's by then.
+// Until wraps a call: once stop has returned, the call is not running, and will not be made, because its object may be
+// reused.
 func Until(fn func()) (call, stop func()) {
 	var mu sync.Mutex
 	over := false

@@ -5,23 +5,21 @@ import (
 	"sync"
 )
 
-// Session is what a handshake said. It is of one connection; its methods may be called
-// concurrently.
+// Session is the result of a handshake. It belongs to one connection; its methods may be called concurrently.
 type Session struct {
-	// ServerName is the name that the client asked for (SNI), as it sent it.
+	// ServerName is the name that the client requested (SNI), as sent.
 	ServerName string
-	// Certificates are those that the client showed, its own first; nothing was verified but that
-	// it has the key.
+	// Certificates are those that the client presented, its own first; only the possession of its key was verified.
 	Certificates []*x509.Certificate
 
 	mu       sync.Mutex
 	verified map[any]error
 }
 
-// maxVerified bounds what a Session remembers.
+// maxVerified bounds the results that a Session caches.
 const maxVerified = 8
 
-// Verify is the outcome of verify for what by stands for, which is called once.
+// Verify returns the result of verify for the key by; verify is called once per key.
 func (s *Session) Verify(by any, verify func() error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -12,8 +12,8 @@ import (
 	"wayleave.dev/proxy/message"
 )
 
-// Bounds of the access log: lines wait together for one write, and are lost, and counted,
-// so that no request waits for their reader.
+// Bounds of the access log: lines wait for a common write. Lines that do not fit are dropped and counted, so that no
+// request waits for the reader of the log.
 const (
 	logTogether = 32 << 10
 	logMost     = 1 << 20
@@ -37,7 +37,7 @@ func newAccessLog(to io.Writer) *accessLog {
 	return &accessLog{to: to, wake: make(chan struct{}, 1)}
 }
 
-// add takes the line of a request.
+// add appends the line of a request.
 func (l *accessLog) add(r *proxy.Record, now time.Time) {
 	if !l.on.Load() || r.Path != nil && r.Path.Options != nil && r.Path.Options.Unlogged {
 		return
@@ -58,7 +58,7 @@ func (l *accessLog) add(r *proxy.Record, now time.Time) {
 	}
 }
 
-// run writes what there is until done is closed, and once more then.
+// run writes the lines until done is closed, and once more then.
 func (l *accessLog) run(done <-chan struct{}) {
 	tick := time.NewTicker(logEvery)
 	defer tick.Stop()
@@ -83,7 +83,7 @@ func (l *accessLog) run(done <-chan struct{}) {
 	}
 }
 
-// appendRecord appends a request's line. The names of fields are a promise (docs/ingress.md).
+// appendRecord appends a request's line. The names of fields are a stable interface (docs/ingress.md).
 func appendRecord(b []byte, r *proxy.Record, now time.Time) []byte {
 	q := r.Request
 	b = append(b, `{"time":"`...)
@@ -140,7 +140,7 @@ func appendField(b []byte, key string, f message.Fields, name string) []byte {
 	return b
 }
 
-// appendJSON appends a string as JSON has it; bytes that are no UTF-8 become U+FFFD.
+// appendJSON appends a string in JSON; bytes that are not UTF-8 become U+FFFD.
 func appendJSON(b, s []byte) []byte {
 	const hex = "0123456789abcdef"
 	b = append(b, '"')

@@ -12,8 +12,7 @@ import (
 	"wayleave.dev/proxy/server"
 )
 
-// Bounds of labels: a host of the table has its own, up to as many; what strangers ask
-// for has none.
+// Bounds of labels: each host of the routing table has its own label, up to a limit; unknown hosts have none.
 const (
 	mostHosts  = 1000
 	otherHosts = "other"
@@ -21,13 +20,13 @@ const (
 	restHost   = "default"
 )
 
-// classes are the labels of a status: a class, or no answer.
+// classes are the labels of a status: its class, or no answer.
 var classes = [6]string{"none", "1xx", "2xx", "3xx", "4xx", "5xx"}
 
 // hostCounts are one host's requests by class.
 type hostCounts [len(classes)]atomic.Uint64
 
-// metrics of a proxy. Requests cost a few atomic additions; a scrape adds up.
+// metrics of a proxy. A request costs a few atomic additions; a scrape computes the sums.
 type metrics struct {
 	requests  *prometheus.Desc
 	sent      *prometheus.Desc

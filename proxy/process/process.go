@@ -1,10 +1,9 @@
-// Package process is the proxy as a process of its own: it follows the agent, serves, and
-// says how it is.
+// Package process runs the proxy as a process of its own: it follows the agent, serves, and reports its state.
 //
 // Invariants:
-//   - Nothing is written to a disk: what it knows, it has from an agent, and keeps when
-//     that goes away.
-//   - What an update brings is in force at once, each part before what needs it.
+//   - Nothing is written to disk: all state comes from an agent, and is kept when that
+//     disconnects.
+//   - An update takes effect at once, each part before the parts that need it.
 package process
 
 import (
@@ -38,7 +37,7 @@ import (
 	"wayleave.dev/proxy/upstream"
 )
 
-// Config is what the process is started with.
+// Config is the configuration of the process.
 type Config struct {
 	// Socket is the agent's.
 	Socket string
@@ -46,15 +45,15 @@ type Config struct {
 	HealthSocket string
 	// MetricsSocket is the agent's, for the metrics; empty for none. Version is Wayleave's.
 	MetricsSocket, Version string
-	// AccessLog gets a line of JSON for each request when the agent says so.
+	// AccessLog gets a line of JSON for each request if the settings enable it.
 	AccessLog io.Writer
 	Log       *slog.Logger
 	// Logs are the settings of Log, which the agent tells; nil keeps them.
 	Logs *logging.Log
 }
 
-// Defaults of settings that the agent leaves at zero. With as many connections, each with
-// its buffers and a TLS state, the process stays within its 512 MiB.
+// Defaults of settings that are zero. With this number of connections, each with its buffers and TLS state, the process
+// stays within its 512 MiB.
 const (
 	defaultDrain     = 30 * time.Second
 	defaultConns     = 8192
@@ -62,11 +61,11 @@ const (
 	defaultConnect   = 5 * time.Second
 	defaultTimeout   = 60 * time.Second
 	defaultTries     = 3
-	// idleDrain is how long idle connections are read from at the end.
+	// idleDrain is how long idle connections are still read at the end.
 	idleDrain = 2 * time.Second
 )
 
-// state is the running process.
+// state is the state of the running process.
 type state struct {
 	Config
 	proxy     *proxy.Proxy
@@ -80,18 +79,17 @@ type state struct {
 	logs      logging.Source
 
 	mu sync.Mutex
-	// backends are the keys that are known; those that are leaving have a timer.
+	// backends are the known keys; those that are being removed have a timer.
 	backends map[string]*time.Timer
 
 	configured, known bool
 	drain             time.Duration
 	ready             chan struct{}
-	// idle says that no socket is wanted: Ingress is off.
+	// idle means that no socket is requested: Ingress is disabled.
 	idle bool
 }
 
-// Run serves until ctx ends, then answers what it has taken, for as long as the settings
-// let it.
+// Run serves until ctx ends, then finishes open requests within the time of the settings.
 func Run(ctx context.Context, c Config) error {
 	reg := prometheus.NewRegistry()
 	s, err := newState(c, reg)
@@ -120,7 +118,7 @@ func Run(ctx context.Context, c Config) error {
 	client := handoff.Client[schema.Socket, frames.Update, frames.Report]{
 		Protocol: frames.Handoff(), Socket: c.Socket, Hello: s.hello, Take: s.take, Report: s.report,
 		Same: func(a, b frames.Report) bool { return maps.Equal(a.Certificates, b.Certificates) },
-		Lost: func(err error) { c.Log.Warn("no agent; going on with what is known", "err", err) },
+		Lost: func(err error) { c.Log.Warn("no agent; continuing with the last configuration", "err", err) },
 	}
 	err = client.Run(ctx)
 	s.end()
@@ -149,7 +147,7 @@ func newState(c Config, reg *prometheus.Registry) (*state, error) {
 	return s, nil
 }
 
-// end takes no more connections, and waits for those that are there.
+// end accepts no more connections, and waits for the open ones.
 func (s *state) end() {
 	s.Log.Info("draining", "connections", s.server.Conns(), "for", s.drain)
 	ctx, cancel := context.WithTimeout(context.Background(), s.drain)
@@ -157,13 +155,13 @@ func (s *state) end() {
 	s.server.Drain(ctx, min(idleDrain, s.drain/2))
 }
 
-// hello is what the proxy has from an earlier agent: its sockets.
+// hello is the state that the proxy has from an earlier agent: its sockets.
 func (s *state) hello() (handoff.Hello[schema.Socket], []*os.File) {
 	list, files := s.server.Sockets()
 	return handoff.Hello[schema.Socket]{Holds: list}, files
 }
 
-// take puts an update into force.
+// take applies an update.
 func (s *state) take(u frames.Update, files []*os.File) {
 	s.metrics.updates.Inc()
 	if u.Settings != nil {
@@ -178,14 +176,14 @@ func (s *state) take(u frames.Update, files []*os.File) {
 	s.isReady()
 }
 
-// report is what is wrong with what the agent sent.
+// report lists faults in what the agent sent.
 func (s *state) report() frames.Report { return frames.Report{Certificates: s.certs.Problems()} }
 
-// leaveAfter is how long a backend stays that no host names any more: a request may have
-// found its route before, and be with auth-url yet.
+// leaveAfter is how long a backend stays that no host refers to any more: a request may have found its route before,
+// and still be waiting for auth-url.
 const leaveAfter = 10 * time.Second
 
-// set puts what hosts name into force.
+// set applies the objects that hosts refer to.
 func (s *state) set(u *frames.Update) {
 	if d := u.Backends; d != nil && len(d.Set) > 0 {
 		s.mu.Lock()
@@ -204,7 +202,7 @@ func (s *state) set(u *frames.Update) {
 	}
 }
 
-// swap puts hosts into force, all of an update at once.
+// swap applies the hosts of an update, all at once.
 func (s *state) swap(u *frames.Update) {
 	d := u.Hosts
 	if d == nil {
@@ -226,7 +224,7 @@ func (s *state) swap(u *frames.Update) {
 	s.proxy.SetTable(t)
 }
 
-// drop takes away what hosts name no more.
+// drop removes objects that hosts no longer refer to.
 func (s *state) drop(u *frames.Update) {
 	if d := u.Backends; d != nil {
 		s.mu.Lock()
@@ -248,7 +246,7 @@ func (s *state) drop(u *frames.Update) {
 	}
 }
 
-// leave takes a backend away after its time, unless it comes again; s.mu is held.
+// leave removes a backend after leaveAfter, unless it returns; s.mu is held.
 func (s *state) leave(k string) {
 	if t, ok := s.backends[k]; !ok || t != nil {
 		return
@@ -258,7 +256,7 @@ func (s *state) leave(k string) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if s.backends[k] != t {
-			return // it came again
+			return // it returned
 		}
 		delete(s.backends, k)
 		s.upstreams.Change(map[string]*schema.Backend{k: nil})
@@ -266,14 +264,14 @@ func (s *state) leave(k string) {
 	s.backends[k] = t
 }
 
-// listen takes the sockets that were passed, and leaves those that are not wanted.
+// listen opens the passed sockets, and closes those that are no longer requested.
 func (s *state) listen(l *frames.Listening, files []*os.File) {
 	for i, k := range l.Passed {
 		if i >= len(files) {
 			break
 		}
 		if err := s.server.Listen(k, files[i]); err != nil {
-			s.Log.Error("a passed socket is of no use", "socket", k, "err", err)
+			s.Log.Error("a passed socket cannot be used", "socket", k, "err", err)
 		}
 	}
 	s.server.Keep(l.All)
@@ -313,7 +311,7 @@ func or[T comparable](v, otherwise T) T {
 	return v
 }
 
-// isReady says so once there are routes and a socket, or nothing to listen on is wanted.
+// isReady reports whether there are routes and a socket, or no socket is requested.
 func (s *state) isReady() {
 	if !s.configured || !s.known || s.server.Listening() == 0 && !s.idle {
 		return

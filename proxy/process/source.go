@@ -12,21 +12,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// source opens connections to endpoints from the addresses by which policies know the
-// proxy. Its methods may be called concurrently.
+// source opens connections to endpoints from the addresses by which policies identify the proxy. Its methods may be
+// called concurrently.
 type source struct {
 	addrs atomic.Pointer[[]netip.Addr]
-	// node lets questions go out from the node's own address where no other is known.
+	// node allows subrequests from the node's own address if no other is known.
 	node atomic.Bool
 }
 
-// set replaces the addresses, at most one of each family.
+// set replaces the addresses, at most one per family.
 func (s *source) set(addrs []netip.Addr) {
 	addrs = slices.Clone(addrs)
 	s.addrs.Store(&addrs)
 }
 
-// of is the address for a destination; the zero Addr when there is none of its family.
+// of returns the source address for a destination; the zero Addr if there is none of its family.
 func (s *source) of(to string) netip.Addr {
 	list := s.addrs.Load()
 	ap, err := netip.ParseAddrPort(to)
@@ -41,8 +41,8 @@ func (s *source) of(to string) netip.Addr {
 	return netip.Addr{}
 }
 
-// dial connects. Where the address is not the node's, or all of its ports are in use, it
-// connects as the node does: policies may forbid that, but nothing else is in its way.
+// dial connects. If the address is not on the node, or all of its ports are in use, it connects from the node's
+// address: policies may deny that, but nothing else prevents it.
 func (s *source) dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	d := net.Dialer{KeepAlive: 30 * time.Second}
 	if from := s.of(addr); from.IsValid() {
@@ -56,11 +56,11 @@ func (s *source) dial(ctx context.Context, network, addr string) (net.Conn, erro
 	return d.DialContext(ctx, network, addr)
 }
 
-// errNoSource: the node's own address passes policies that the proxy's does not.
+// errNoSource: the node's own address passes policies that would deny the proxy's.
 var errNoSource = errors.New("the proxy has no address in this family yet, so policies could not apply")
 
-// ask connects for a question to an authentication server. An Ingress's author chooses where
-// that is, so it is asked from the address that policies know, or not at all.
+// ask connects for a subrequest to an authentication server. An Ingress's author chooses its URL, so the request is
+// sent from the address that policies know, or not at all.
 func (s *source) ask(ctx context.Context, network, addr string) (net.Conn, error) {
 	d := net.Dialer{KeepAlive: 30 * time.Second}
 	from := s.of(addr)

@@ -1,10 +1,9 @@
-// Package reach decides which addresses the proxy may connect to because the author of an
-// object asked for it.
+// Package reach decides which addresses the proxy may connect to at the request of an object's author.
 //
 // Invariants:
-//   - An address is judged when a connection is opened, after names have been resolved: a
-//     name that leads elsewhere by now is judged anew.
-//   - An address that carries an IPv4 address in IPv6 is judged by both.
+//   - An address is checked when a connection is opened, after names have been resolved: a
+//     name that resolves differently by then is checked again.
+//   - An IPv6 address that contains an IPv4 address is checked as both.
 //   - The zero Policy refuses Special addresses and those of this machine.
 package reach
 
@@ -17,7 +16,7 @@ import (
 	"time"
 )
 
-// metadata are services that clouds offer to a machine: credentials, user data, DNS.
+// metadata are services of clouds for machines: credentials, user data, DNS.
 var metadata = []netip.Prefix{
 	netip.MustParsePrefix("100.100.100.200/32"), // Alibaba Cloud
 	netip.MustParsePrefix("168.63.129.16/32"),   // Azure
@@ -26,12 +25,11 @@ var metadata = []netip.Prefix{
 	netip.MustParsePrefix("fd20:ce::254/128"),   // Google Cloud
 }
 
-// thisNetwork is 0.0.0.0/8 (RFC 1122, 3.2.1.3); Linux takes 0.0.0.0 for the loopback.
+// thisNetwork is 0.0.0.0/8 (RFC 1122, 3.2.1.3); Linux treats 0.0.0.0 as loopback.
 var thisNetwork = netip.MustParsePrefix("0.0.0.0/8")
 
-// Special says what is special about an address that no Service or server of a tenant has:
-// loopback, link-local, multicast, unspecified, broadcast and metadata services. Empty for
-// other addresses.
+// Special describes an address that no Service or server of a tenant has: loopback, link-local, multicast, unspecified,
+// broadcast and metadata services. It is empty for other addresses.
 func Special(a netip.Addr) string {
 	if !a.IsValid() {
 		return "no address"
@@ -63,7 +61,7 @@ var (
 	sixToFour = netip.MustParsePrefix("2002::/16")
 )
 
-// forms are the address without zone, and the IPv4 address that it carries.
+// forms returns the address without zone, and the IPv4 address in it.
 func forms(a netip.Addr) []netip.Addr {
 	a = a.WithZone("").Unmap()
 	out := []netip.Addr{a}
@@ -89,14 +87,14 @@ func in(list []netip.Prefix, a netip.Addr) bool {
 	return false
 }
 
-// Policy is where questions to authentication servers may go. It must not be changed once
-// it is in use; its methods may be called concurrently.
+// Policy restricts the addresses of authentication servers. It must not be changed once it is in use; its methods may
+// be called concurrently.
 type Policy struct {
-	// Allowed may be asked, whatever is said of them otherwise.
+	// Allowed are always permitted.
 	Allowed []netip.Prefix
-	// Refused are addresses of nodes, of the API server, and virtual ones that lead there.
+	// Refused are addresses of nodes and of the API server, and virtual ones that lead there.
 	Refused []netip.Addr
-	// Cluster are networks of pods and of virtual addresses of Services; see CheckOutside.
+	// Cluster are the networks of pods and of virtual addresses of Services; see CheckOutside.
 	Cluster []netip.Prefix
 
 	once    sync.Once
@@ -104,7 +102,7 @@ type Policy struct {
 	own     machine
 }
 
-// Check returns an error that says why an address may not be asked.
+// Check returns an error that explains why an address is refused.
 func (p *Policy) Check(a netip.Addr) error {
 	if !a.IsValid() {
 		return fmt.Errorf("%s is not an address", a)
@@ -142,8 +140,8 @@ func (p *Policy) Check(a netip.Addr) error {
 	return fmt.Errorf("%s is %s; only ingress.authURLNetworks can allow that", a, what)
 }
 
-// CheckOutside returns an error for an address inside of the cluster, which Check may allow: one of
-// Cluster, or one of which isInside says so.
+// CheckOutside returns an error for an address inside of the cluster, which Check may allow: one in Cluster, or one for
+// which isInside returns true.
 func (p *Policy) CheckOutside(a netip.Addr, isInside bool) error {
 	all := forms(a)
 	if in(p.Allowed, all[0]) {
@@ -157,18 +155,17 @@ func (p *Policy) CheckOutside(a netip.Addr, isInside bool) error {
 	return nil
 }
 
-// fresh is how long they are remembered: reading them costs the kernel a walk of all links.
+// fresh is how long the addresses are cached: reading them makes the kernel walk all interfaces.
 const fresh = 2 * time.Second
 
-// machine remembers the addresses of this machine for a short time.
+// machine caches the addresses of this machine for a short time.
 type machine struct {
 	mu   sync.Mutex
 	read time.Time
 	set  map[netip.Addr]bool
 }
 
-// addresses are those of all links but the ones that hold the virtual addresses of
-// Services, as the mode ipvs needs them.
+// addresses returns those of all interfaces, except the interface with the virtual addresses of Services in mode ipvs.
 func (o *machine) addresses() (map[netip.Addr]bool, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()

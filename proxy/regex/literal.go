@@ -5,8 +5,8 @@ import (
 	"strings"
 )
 
-// LiteralPrefix is the text that each match of a regular expression begins with, as far as it
-// is known without reading the expression: it may not be RE2. "/" stands for nothing known.
+// LiteralPrefix returns the text with which each match of a regular expression begins, as far as it is known without
+// compiling the expression, which may not be RE2. "/" means that nothing is known.
 func LiteralPrefix(pattern string) string {
 	if alternates(pattern) {
 		return "/"
@@ -15,10 +15,10 @@ func LiteralPrefix(pattern string) string {
 	if end < 0 {
 		end = len(pattern)
 	} else if strings.IndexByte("*?{", pattern[end]) >= 0 && end > 0 {
-		end-- // the character before may be missing
+		end-- // the previous character is optional
 	}
 	for i := range end {
-		if pattern[i] >= 0x80 { // without regard to case it may be another character
+		if pattern[i] >= 0x80 { // case-insensitively it may match another character
 			end = i
 			break
 		}
@@ -26,8 +26,8 @@ func LiteralPrefix(pattern string) string {
 	return cmp.Or(pattern[:end], "/")
 }
 
-// alternates says whether there may be a "|" outside of all groups: what is before the first
-// one is no prefix then.
+// alternates reports whether there may be a "|" outside of all groups: the text before the first one is not a prefix
+// then.
 func alternates(pattern string) bool {
 	depth, class := 0, false
 	for i := 0; i < len(pattern); i++ {

@@ -19,15 +19,15 @@ type Program struct {
 	Steps  int
 }
 
-// CompilePath compiles the pattern of a path: it matches from the path's begin, without regard to case.
+// CompilePath compiles the pattern of a path: it matches from the start of the path, case-insensitively.
 func CompilePath(s string) (*Program, error) { return Compile(s, `(?is)^`) }
 
-// Compile compiles an expression behind a prefix of flags, within the bounds. The error says what is wrong.
+// Compile compiles an expression after a prefix of flags, within the bounds.
 func Compile(s, prefix string) (*Program, error) {
 	if len(s) > MaxLength {
-		return nil, fmt.Errorf("a regular expression of %d bytes; %d are allowed", len(s), MaxLength)
+		return nil, fmt.Errorf("a regular expression has %d bytes; allowed: %d", len(s), MaxLength)
 	}
-	// The group keeps alternatives of s behind the prefix.
+	// The group keeps alternatives of s after the prefix.
 	whole := prefix + `(?:` + s + `)`
 	if _, err := syntax.Parse(s, syntax.Perl); err != nil {
 		return nil, err
@@ -41,7 +41,7 @@ func Compile(s, prefix string) (*Program, error) {
 		return nil, err
 	}
 	if len(prog.Inst) > maxInstructions {
-		return nil, fmt.Errorf("regular expression %q is of %d steps; %d are allowed", s, len(prog.Inst),
+		return nil, fmt.Errorf("regular expression %q has %d instructions; allowed: %d", s, len(prog.Inst),
 			maxInstructions)
 	}
 	re, err := regexp.Compile(whole)

@@ -6,34 +6,34 @@ import (
 	"slices"
 )
 
-// Certifies says whether a wildcard host may lend its certificate to a host below it: one of the
-// same namespace, or an older one.
+// Certifies reports whether a wildcard host may provide its certificate to a host below it: one of the same namespace,
+// or a younger one.
 func (h *Host) Certifies(below *Host) bool {
 	return h.Namespace == below.Namespace || h.Since < below.Since
 }
 
-// ChallengePrefix is where ACME servers ask for proof (RFC 8555, 8.3). Paths below it are
-// served over plain HTTP, and no pattern that does not name it takes their requests.
+// ChallengePrefix is where ACME servers request their challenge (RFC 8555, 8.3). Paths below it are served over plain
+// HTTP, and patterns get their requests only if they name the prefix.
 const ChallengePrefix = "/.well-known/acme-challenge"
 
-// Guarded says whether the path keeps requests out: it is closed, or its Options name sources,
-// users or an authentication server. An option that keeps requests out belongs here.
+// Guarded reports whether the path restricts access: it is closed, or its Options contain sources, users or an
+// authentication server. An option that restricts access belongs here.
 func (p *Path) Guarded() bool { return p.Closed || p.Options != nil && p.Options.Guards() }
 
-// Guards says whether the options let some clients in and others not.
+// Guards reports whether the options admit some clients and refuse others.
 func (o *Options) Guards() bool {
 	return len(o.Sources) > 0 || len(o.Denied) > 0 || o.Auth != nil || o.AuthURL != nil
 }
 
-// Limits says whether the options, which may be nil, bound what a client may use.
+// Limits reports whether the options, which may be nil, bound a client's usage.
 func (o *Options) Limits() bool { return o != nil && (o.RPS > 0 || o.RPM > 0 || o.Exchanges > 0) }
 
-// KeptBy says whether whom these options keep out the others keep out, too.
+// KeptBy reports whether the other options refuse all clients that these options refuse.
 func (o *Options) KeptBy(by *Options) bool {
 	if !o.Guards() {
 		return true
 	}
-	every := by.AnyOf // what lets a client in alone must be the same
+	every := by.AnyOf // conditions that admit a client by themselves must be equal
 	if every && !o.AnyOf {
 		return false
 	}
@@ -47,7 +47,7 @@ func sameUsers(a, b *Auth) bool {
 	return a == b || a != nil && b != nil && a.Realm == b.Realm && maps.Equal(a.Users, b.Users)
 }
 
-// LimitsAs says whether both bound what a client may use by the same numbers.
+// LimitsAs reports whether both options have the same limits of a client's usage.
 func (o *Options) LimitsAs(b *Options) bool {
 	return o.RPS == b.RPS && o.RPM == b.RPM && o.Exchanges == b.Exchanges && slices.Equal(o.Unlimited, b.Unlimited)
 }

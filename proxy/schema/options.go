@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// Protocol is how endpoints are spoken to.
+// Protocol is the protocol of endpoints.
 type Protocol string
 
 // The protocols; empty is HTTP.
@@ -17,143 +17,135 @@ const (
 	GRPCS Protocol = "GRPCS"
 )
 
-// Options of a path. The zero value asks for nothing.
+// Options of a path. The zero value has no effect.
 type Options struct {
-	// RewriteTarget takes the place of the path; $1 … are groups of PathPattern.
+	// RewriteTarget replaces the path; $1 … are groups of PathPattern.
 	RewriteTarget string `json:"rewriteTarget,omitempty"`
-	// PathPattern is a regular expression (RE2) that the path must match from its begin,
-	// without regard to case, in place of its Path.
+	// PathPattern is a regular expression (RE2) that the path must match from its start, case-insensitively, in place
+	// of its Path.
 	PathPattern string `json:"pathPattern,omitempty"`
-	// RedirectTLS sends plain requests to https, with that status.
+	// RedirectTLS redirects plain requests to https, with this status.
 	RedirectTLS int `json:"redirectTLS,omitempty"`
-	// Redirect answers with a redirection to a URL, RedirectCode with which status (302).
-	// The URL is a Template, as those of AuthURL are.
+	// Redirect is the URL of a redirect; RedirectCode is its status (default 302). The URL is a Template, like those of
+	// AuthURL.
 	Redirect     string `json:"redirect,omitempty"`
 	RedirectCode int    `json:"redirectCode,omitempty"`
-	// RedirectQuery adds the query of the request to that URL, as a RewriteTarget keeps it.
+	// RedirectQuery appends the query of the request to that URL, as a RewriteTarget keeps it.
 	RedirectQuery bool `json:"redirectQuery,omitempty"`
 	// MaxBody is the largest request body in bytes, 0 for none.
 	MaxBody int64 `json:"maxBody,omitempty"`
-	// Connect, Send and Read are time-outs towards the endpoint, 0 for the proxy's.
+	// Connect, Send and Read are time-outs of the endpoint; 0 for the proxy's defaults.
 	Connect, Send, Read time.Duration `json:",omitempty"`
 	Protocol            Protocol      `json:"protocol,omitempty"`
-	// SendProxy begins connections to the endpoint with a PROXY header of that version, 1
-	// or 2; 0 for none.
+	// SendProxy starts connections to the endpoint with a PROXY header of that version, 1 or 2; 0 for none.
 	SendProxy uint8 `json:"sendProxy,omitempty"`
-	// Affinity has a client keep its endpoint by a cookie.
+	// Affinity keeps a client at its endpoint by a cookie.
 	Affinity *Affinity `json:"affinity,omitempty"`
-	// HashBy chooses the endpoint by variables of the request, and text; see Template.
+	// HashBy chooses the endpoint by variables of the request and text; see Template.
 	HashBy string `json:"hashBy,omitempty"`
-	// LeastRequest and RoundRobin choose how endpoints are drawn; random two is the
-	// default.
+	// LeastRequest and RoundRobin choose how endpoints are selected; the default is the better of two random ones.
 	Balance string `json:"balance,omitempty"`
-	// Canary are other backends for a part of the requests, the first that takes one.
+	// Canary are other backends for some of the requests; the first that matches applies.
 	Canary []Canary `json:"canary,omitempty"`
-	// Sources may use the path, others get 403; empty for all.
+	// Sources may use the path, other clients get 403; empty for all.
 	Sources []netip.Prefix `json:"sources,omitempty"`
 	Auth    *Auth          `json:"auth,omitempty"`
 	AuthURL *AuthURL       `json:"authURL,omitempty"`
 	CORS    *CORS          `json:"cors,omitempty"`
-	// RPS is how many requests a second a client may make, with bursts of Burst; 0 for
-	// no limit.
+	// RPS is how many requests per second a client may make, with bursts of Burst; 0 for no limit.
 	RPS   float64 `json:"rps,omitempty"`
 	Burst int     `json:"burst,omitempty"`
-	// RPM and BurstRPM are a second limit, by the minute.
+	// RPM and BurstRPM are a second limit, per minute.
 	RPM      int `json:"rpm,omitempty"`
 	BurstRPM int `json:"burstRPM,omitempty"`
-	// Denied are clients that get 403, whatever Sources says.
+	// Denied are clients that get 403, whatever Sources allows.
 	Denied []netip.Prefix `json:"denied,omitempty"`
-	// AnyOf lets in a client that one of Sources, Auth and AuthURL lets in; without it all must.
+	// AnyOf admits a client that one of Sources, Auth and AuthURL admits; otherwise all of them must.
 	AnyOf bool `json:"anyOf,omitempty"`
-	// Exchanges is how many of a client may be open at a time, 0 for no limit.
+	// Exchanges is how many exchanges of a client may be open at a time; 0 for no limit.
 	Exchanges int `json:"exchanges,omitempty"`
 	// Unlimited are clients to which RPS, RPM and Exchanges do not apply.
 	Unlimited []netip.Prefix `json:"unlimited,omitempty"`
-	// Bandwidth is the most bytes a second of a response's body behind its first
-	// BandwidthAfter bytes, 0 for no limit.
+	// Bandwidth limits a response's body after its first BandwidthAfter bytes, in bytes per second; 0 for no limit.
 	Bandwidth      int64 `json:"bandwidth,omitempty"`
 	BandwidthAfter int64 `json:"bandwidthAfter,omitempty"`
-	// HashSubset is how many endpoints share a key of HashBy; 0 is one.
+	// HashSubset is how many endpoints share a key of HashBy; 0 means 1.
 	HashSubset int `json:"hashSubset,omitempty"`
-	// Upstream is what endpoints are sent in addition to the request.
+	// Upstream changes the requests to endpoints.
 	Upstream *Upstream `json:"upstream,omitempty"`
-	// Response is how responses of endpoints are changed.
+	// Response changes the responses of endpoints.
 	Response *Response `json:"response,omitempty"`
-	// Retry is when a request goes to another endpoint; nil is the proxy's own rule.
+	// Retry is when a request is sent to another endpoint; nil for the proxy's default.
 	Retry *Retry `json:"retry,omitempty"`
-	// Errors are statuses for which another backend answers.
+	// Errors are statuses that another backend answers.
 	Errors *Errors `json:"errors,omitempty"`
-	// TLS is how endpoints of HTTPS and GRPCS are spoken to; nil checks nothing.
+	// TLS configures HTTPS and GRPCS to endpoints; nil verifies nothing.
 	TLS *EndpointTLS `json:"tls,omitempty"`
-	// Unlogged leaves the requests out of the access log.
+	// Unlogged excludes the requests from the access log.
 	Unlogged bool `json:"unlogged,omitempty"`
-	// Mirror sends copies of requests elsewhere.
+	// Mirror sends copies of requests to another server.
 	Mirror *Mirror `json:"mirror,omitempty"`
 }
 
-// Affinity is a cookie that names the endpoint.
+// Affinity is a cookie that identifies the endpoint.
 type Affinity struct {
 	Name     string        `json:"name"`
 	Path     string        `json:"path,omitempty"`
 	MaxAge   time.Duration `json:"maxAge,omitempty"`
 	SameSite string        `json:"sameSite,omitempty"`
 	Secure   bool          `json:"secure,omitempty"`
-	// Domain is the attribute; empty for none.
+	// Domain is the attribute of that name; empty for none.
 	Domain string `json:"domain,omitempty"`
 	// Partitioned sets that attribute (CHIPS).
 	Partitioned bool `json:"partitioned,omitempty"`
-	// Conditional leaves SameSite=None out for browsers that do not know it.
+	// Conditional omits SameSite=None for browsers that do not support it.
 	Conditional bool `json:"conditional,omitempty"`
-	// Moves gives the client another endpoint for good when its own fails.
+	// Moves assigns the client to another endpoint permanently if its own fails.
 	Moves bool `json:"moves,omitempty"`
 }
 
-// Canary takes a part of the requests: by header, then by cookie, then by weight.
+// Canary selects some of the requests: by header, then by cookie, then by weight.
 type Canary struct {
 	Backend string `json:"backend"`
 	Header  string `json:"header,omitempty"`
-	// Value is what the header must have; empty: "always" takes and "never" does not.
+	// Value is the required value of the header; if empty, "always" selects and "never" excludes the request.
 	Value string `json:"value,omitempty"`
 	// Pattern is a regular expression for the header's value, in place of Value.
 	Pattern string `json:"pattern,omitempty"`
 	Cookie  string `json:"cookie,omitempty"`
-	// Weight of Total.
+	// Weight is the share of requests out of Total.
 	Weight int    `json:"weight,omitempty"`
 	Total  int    `json:"total,omitempty"`
 	Source string `json:"source,omitempty"`
-	// EachTime draws by weight for each request, also for a client that has its endpoint by a cookie.
+	// EachTime draws by weight for each request, also if a cookie assigns the client to an endpoint.
 	EachTime bool `json:"eachTime,omitempty"`
 }
 
 // Auth is HTTP basic authentication (RFC 7617).
 type Auth struct {
 	Realm string `json:"realm"`
-	// Users has password hashes by name, as htpasswd writes them.
+	// Users are password hashes by name, in htpasswd's formats.
 	Users map[string]string `json:"users"`
 }
 
-// AuthURL asks another server about each request.
+// AuthURL sends a subrequest to an authentication server for each request.
 type AuthURL struct {
 	URL string `json:"url"`
-	// Backend is asked at its endpoints, in place of looking up the URL's host: for names
-	// of Services, which a proxy outside of the cluster's DNS does not know. Empty for the
-	// host.
+	// Backend provides the endpoints of the server, instead of DNS for the URL's host: for names of Services, which a
+	// proxy that does not use the cluster's DNS cannot resolve. Empty for the host.
 	Backend string `json:"backend,omitempty"`
 	Method  string `json:"method,omitempty"`
-	// SignIn is where refused clients are sent.
+	// SignIn is the URL to which refused clients are redirected.
 	SignIn string `json:"signIn,omitempty"`
-	// Headers of its answer go on to the endpoint.
+	// Headers are the fields of the answer that are forwarded to the endpoint.
 	Headers []string `json:"headers,omitempty"`
-	// Param is the argument of SignIn that says where the client wanted to go; empty is "rd".
+	// Param is the argument of SignIn with the original URL; empty for "rd".
 	Param string `json:"param,omitempty"`
-	// Target is what the server is told as X-Auth-Request-Redirect, a Template; empty is the
-	// request's target.
+	// Target is the value of X-Auth-Request-Redirect, a Template; empty for the request's target.
 	Target string `json:"target,omitempty"`
-	// AlwaysCookie passes cookies of the server on with all responses; without it only with
-	// those of CookieStatus.
+	// AlwaysCookie adds the server's cookies to all responses; otherwise only to those of CookieStatus.
 	AlwaysCookie bool `json:"alwaysCookie,omitempty"`
-	// CacheKey is a Template; requests for which it makes the same text get the same answer
-	// for as long as Cache says. Empty asks for each.
+	// CacheKey is a Template; requests with the same result share an answer for the time in Cache. Empty for no cache.
 	CacheKey string       `json:"cacheKey,omitempty"`
 	Cache    []CacheValid `json:"cache,omitempty"`
 	// Fields are sent to the server in addition to the request's.
@@ -167,29 +159,28 @@ type CORS struct {
 	Headers     string   `json:"headers,omitempty"`
 	Expose      string   `json:"expose,omitempty"`
 	Credentials bool     `json:"credentials,omitempty"`
-	// MaxAge is 0 for the default; less has browsers keep nothing.
+	// MaxAge is 0 for the default; a negative value disables caching in browsers.
 	MaxAge time.Duration `json:"maxAge,omitempty"`
 }
 
-// IsZero says that the options ask for nothing.
+// IsZero reports whether the options have no effect.
 func (o *Options) IsZero() bool { return reflect.ValueOf(*o).IsZero() }
 
-// Field is a header field that a path sets. Value is a Template; an empty one takes the field
-// out.
+// Field is a header field that a path sets. Value is a Template; an empty one removes the field.
 type Field struct {
 	Name  string `json:"name"`
 	Value string `json:"value"`
 }
 
-// CacheValid is how long an answer of one of the statuses may be used again.
+// CacheValid is how long an answer with one of the statuses may be reused.
 type CacheValid struct {
-	// Statuses that it is for; empty is every one.
+	// Statuses are those that it applies to; empty for all.
 	Statuses []int         `json:"statuses,omitempty"`
 	For      time.Duration `json:"for"`
 }
 
-// CookieStatus says whether a response of the status has cookies of an authentication server where
-// AuthURL.AlwaysCookie is not set, as nginx's add_header does it.
+// CookieStatus reports whether a response of the status gets cookies of an authentication server if
+// AuthURL.AlwaysCookie is not set, like nginx's add_header.
 func CookieStatus(status int) bool {
 	switch status {
 	case 200, 201, 204, 206, 301, 302, 303, 304, 307, 308:
@@ -198,57 +189,56 @@ func CookieStatus(status int) bool {
 	return false
 }
 
-// Upstream is what endpoints are sent in addition to the request.
+// Upstream changes requests to endpoints.
 type Upstream struct {
-	// Host is the field Host, a Template; empty is the client's.
+	// Host is the field Host, a Template; empty for the client's.
 	Host string `json:"host,omitempty"`
-	// Fields are set in place of the client's.
+	// Fields replace the client's.
 	Fields []Field `json:"fields,omitempty"`
 }
 
-// Response is how the responses of endpoints are changed.
+// Response changes responses of endpoints.
 type Response struct {
-	// Fields are set in place of the endpoint's.
+	// Fields replace the endpoint's.
 	Fields []Field `json:"fields,omitempty"`
-	// Domain and CookiePath change these attributes of cookies, Location the fields Location and
-	// Refresh. Of several rules the first that fits counts.
+	// Domain and CookiePath change these attributes of cookies, Location the fields Location and Refresh. The first
+	// rule that matches applies.
 	Domain     []Replace `json:"domain,omitempty"`
 	CookiePath []Replace `json:"cookiePath,omitempty"`
 	Location   []Replace `json:"location,omitempty"`
 }
 
-// Replace is a rule: what From fits becomes To. From is text, which the value must begin with,
-// or a regular expression (RE2) behind "~", or behind "~*" without regard to case. To is a Template,
-// in which $1 … are the groups of the expression.
+// Replace is a rule: a match of From is replaced by To. From is text, with which the value must begin, or a regular
+// expression (RE2) after "~", or case-insensitive after "~*". To is a Template, in which $1 … are the groups of the
+// expression.
 type Replace struct {
 	From string `json:"from"`
 	To   string `json:"to"`
 }
 
-// Retry is when a request that failed goes to another endpoint. A body that has begun to leave is
-// never sent again.
+// Retry is when a failed request is sent to another endpoint. A request is never sent again once part of its body has
+// been sent.
 type Retry struct {
-	// Never ends with the first endpoint.
+	// Never disables retries.
 	Never bool `json:"never,omitempty"`
-	// Timeout has an endpoint that took too long count as one that failed.
+	// Timeout counts an endpoint that is too slow as failed.
 	Timeout bool `json:"timeout,omitempty"`
 	// Statuses of responses that count as failures.
 	Statuses []int `json:"statuses,omitempty"`
-	// Unsafe has requests sent again whose methods may do a thing twice, as POST.
+	// Unsafe retries requests with methods that are not idempotent, such as POST.
 	Unsafe bool `json:"unsafe,omitempty"`
-	// Tries is how many endpoints may be asked, 0 for the proxy's number.
+	// Tries is the maximum number of endpoints; 0 for the proxy's default.
 	Tries int `json:"tries,omitempty"`
-	// Within is how long tries may be begun, 0 for no limit.
+	// Within is the time within which retries may start; 0 for no limit.
 	Within time.Duration `json:"within,omitempty"`
 }
 
-// Errors are statuses for which another backend answers, with fields that say what happened.
+// Errors are statuses that another backend answers, with fields that describe the error.
 type Errors struct {
-	// Backend answers for Statuses, and in place of a backend without endpoints.
+	// Backend answers for Statuses, and instead of a backend without endpoints.
 	Backend  string `json:"backend,omitempty"`
 	Statuses []int  `json:"statuses,omitempty"`
-	// OwnOnly leaves responses of endpoints as they are: only what the proxy itself answers
-	// counts.
+	// OwnOnly leaves responses of endpoints unchanged: only responses of the proxy itself count.
 	OwnOnly bool `json:"ownOnly,omitempty"`
 	// Namespace, Ingress, Service and Port are sent to the backend.
 	Namespace string `json:"namespace,omitempty"`
@@ -257,31 +247,31 @@ type Errors struct {
 	Port      string `json:"port,omitempty"`
 }
 
-// EndpointTLS is how endpoints are spoken to by TLS.
+// EndpointTLS configures TLS to endpoints.
 type EndpointTLS struct {
-	// Certificate is the key of that which endpoints are shown; empty for none.
+	// Certificate is the key of the client certificate; empty for none.
 	Certificate string `json:"certificate,omitempty"`
-	// Authority is the key of the authorities that must have signed the endpoint's
-	// certificate, with at most Depth between; empty checks nothing.
+	// Authority is the key of the authorities that must have signed the endpoint's certificate, with at most Depth
+	// intermediates; empty verifies nothing.
 	Authority string `json:"authority,omitempty"`
 	Depth     int    `json:"depth,omitempty"`
-	// Name is what the certificate must be for; SendName has it said in the handshake (SNI).
+	// Name is the name that the certificate must be valid for; SendName sends it in the handshake (SNI).
 	Name     string `json:"name,omitempty"`
 	SendName bool   `json:"sendName,omitempty"`
-	// Least and Most are versions of TLS as crypto/tls has them, 0 for its own.
+	// Least and Most are versions of TLS in crypto/tls's numbers; 0 for its default.
 	Least uint16 `json:"least,omitempty"`
 	Most  uint16 `json:"most,omitempty"`
-	// Ciphers are for TLS 1.2 and before, empty for those of crypto/tls.
+	// Ciphers are for TLS 1.2 and earlier; empty for those of crypto/tls.
 	Ciphers []uint16 `json:"ciphers,omitempty"`
 }
 
-// Mirror sends copies of requests elsewhere; what comes back is thrown away.
+// Mirror sends copies of requests; the responses are discarded.
 type Mirror struct {
-	// URL is a Template. Backend is asked at its endpoints in place of looking the host up.
+	// URL is a Template. Backend provides the endpoints instead of DNS for the host.
 	URL     string `json:"url"`
 	Backend string `json:"backend,omitempty"`
-	// Host is the field Host, a Template; empty is that of the URL.
+	// Host is the field Host, a Template; empty for that of the URL.
 	Host string `json:"host,omitempty"`
-	// Body sends bodies, too.
+	// Body copies bodies, too.
 	Body bool `json:"body,omitempty"`
 }

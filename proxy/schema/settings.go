@@ -10,12 +10,11 @@ import (
 // Socket is a listening socket.
 type Socket struct {
 	Addr netip.AddrPort `json:"addr"`
-	// TLS says that clients begin with a handshake; else with HTTP/1.1, or HTTP/2 with
-	// prior knowledge.
+	// TLS means that clients begin with a handshake; otherwise with HTTP/1.1, or HTTP/2 with prior knowledge.
 	TLS bool `json:"tls,omitempty"`
 }
 
-// String is the address and what is spoken there.
+// String returns the address and its protocol.
 func (s Socket) String() string {
 	if s.TLS {
 		return "https://" + s.Addr.String()
@@ -23,43 +22,41 @@ func (s Socket) String() string {
 	return "http://" + s.Addr.String()
 }
 
-// Settings are for all hosts. A zero number or time asks for the default.
+// Settings apply to all hosts. A zero number or time means the default.
 type Settings struct {
-	// Log is that of the process.
+	// Log configures the log of the process.
 	Log logging.Settings `json:"log,omitzero"`
-	// Trusted are clients whose X-Forwarded-… fields are believed.
+	// Trusted are clients whose X-Forwarded-… fields are trusted.
 	Trusted []netip.Prefix `json:"trusted,omitempty"`
-	// Sources are the addresses to connect to endpoints from, at most one of each family;
-	// the node's own where there is none.
+	// Sources are the source addresses of connections to endpoints, at most one per family; the node's own if there is
+	// none.
 	Sources []netip.Addr `json:"sources,omitempty"`
-	// AskFromNode lets questions to authentication servers go out from the node's own address
-	// where Sources has none of the family: another program makes the pod network.
+	// AskFromNode permits subrequests to authentication servers from the node's own address if Sources has none of the
+	// family: another program provides the pod network.
 	AskFromNode bool `json:"askFromNode,omitempty"`
-	// AskAllowed are networks of authentication servers that may be asked in any case.
-	// AskRefused are addresses that may not be otherwise, in addition to those that no server has.
+	// AskAllowed are networks of authentication servers that are always permitted. AskRefused are addresses that are
+	// refused otherwise, in addition to special addresses.
 	AskAllowed []netip.Prefix `json:"askAllowed,omitempty"`
 	AskRefused []netip.Addr   `json:"askRefused,omitempty"`
-	// Cluster are networks of pods and of virtual addresses of Services, where no copies of requests
-	// go but to Services that are named.
+	// Cluster are networks of pods and of virtual addresses of Services, to which copies of requests are sent only for
+	// named Services.
 	Cluster []netip.Prefix `json:"cluster,omitempty"`
-	// ProxyProtocol are clients that begin each connection with a PROXY header, version 1
-	// or 2. They must; other clients may not.
+	// ProxyProtocol are clients that must begin each connection with a PROXY header, version 1 or 2; other clients must
+	// not.
 	ProxyProtocol []netip.Prefix `json:"proxyProtocol,omitempty"`
-	// Secret hides the addresses of endpoints in affinity cookies. All proxies of a cluster
-	// have the same.
+	// Secret hides the addresses of endpoints in affinity cookies. All proxies of a cluster have the same one.
 	Secret []byte `json:"secret,omitempty"`
-	// DefaultCertificate is the key of that for names which no host has; empty for one
-	// that the proxy makes itself.
+	// DefaultCertificate is the key of the certificate for unknown names; empty for a self-signed one.
 	DefaultCertificate string `json:"defaultCertificate,omitempty"`
 	// AccessLog writes a line of JSON for each request to the proxy's standard output.
 	AccessLog bool `json:"accessLog,omitempty"`
 	// Drain is how long a proxy that ends waits for exchanges and tunnels.
 	Drain time.Duration `json:"drain,omitempty"`
-	// Connections is the most in all, ConnectionsPerClient those of one address (of one
-	// /64 for IPv6); -1 of the latter for no bound.
+	// Connections bounds all connections, ConnectionsPerClient those of one address (one /64 for IPv6); -1 of the
+	// latter for no bound.
 	Connections          int `json:"connections,omitempty"`
 	ConnectionsPerClient int `json:"connectionsPerClient,omitempty"`
-	// Connect, Send and Read are time-outs towards endpoints.
+	// Connect, Send and Read are time-outs of endpoints.
 	Connect time.Duration `json:"connect,omitempty"`
 	Send    time.Duration `json:"send,omitempty"`
 	Read    time.Duration `json:"read,omitempty"`
@@ -68,24 +65,23 @@ type Settings struct {
 	// RequestHead and ResponseHead bound the heads of messages.
 	RequestHead  HeadLimits `json:"requestHead,omitzero"`
 	ResponseHead HeadLimits `json:"responseHead,omitzero"`
-	// Server is the field of that name in all responses, empty for what endpoints say; HideServer
-	// takes it out.
+	// Server is the field of that name in all responses, empty for the endpoints' value; HideServer removes it.
 	Server     string `json:"server,omitempty"`
 	HideServer bool   `json:"hideServer,omitempty"`
-	// EndpointTLS is what endpoints may speak.
+	// EndpointTLS restricts TLS to endpoints.
 	EndpointTLS TLSDefaults `json:"endpointTLS,omitzero"`
 }
 
-// HeadLimits bound the head of a message. A zero number asks for the default.
+// HeadLimits bounds the head of a message. Zero means the default.
 type HeadLimits struct {
-	// Bytes of the whole head, Fields in it.
+	// Bytes bounds the complete head, Fields their number.
 	Bytes, Fields int
 }
 
-// TLSDefaults are what all endpoints may speak.
+// TLSDefaults apply to all endpoints.
 type TLSDefaults struct {
-	// MinVersion is the oldest version, as crypto/tls numbers them; 0 for TLS 1.2.
+	// MinVersion is the oldest version, in crypto/tls's numbers; 0 for TLS 1.2.
 	MinVersion uint16 `json:"minVersion,omitempty"`
-	// RSAKeyExchange allows cipher suites without forward secrecy, which old servers may need.
+	// RSAKeyExchange permits cipher suites without forward secrecy, which old servers may need.
 	RSAKeyExchange bool `json:"rsaKeyExchange,omitempty"`
 }

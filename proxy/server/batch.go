@@ -11,24 +11,23 @@ import (
 	"wayleave.dev/proxy/h1"
 )
 
-// batch is a connection of HTTP/2 whose frames leave together. The server of x/net writes a response's
-// head, its body and each answer to a frame by a call of its own as soon as it has one, each of which is a record
-// of TLS and a call of the kernel. A batch takes them, and has one goroutine write what is there once
-// all others that can run have run: no clock is involved.
+// batch is a connection of HTTP/2 that sends frames together. The server of x/net writes a response's head, its body
+// and each reply to a frame by a separate call, each of which is a TLS record and a system call. A batch buffers them,
+// and one goroutine writes the buffer once all other runnable goroutines have run: no clock is involved.
 //
-// What is not yet written is bounded by its buffer; a writer of more waits. After an error each
-// Write returns it. A connection that writes nothing has no buffer.
+// Unwritten bytes are bounded by the buffer; a writer of more waits. After an error each Write returns it. A connection
+// without unwritten bytes has no buffer.
 type batch struct {
 	net.Conn
-	below *h1.Direct // nil where there is none
+	below *h1.Direct // nil if there is none
 	from  *batches
 	limit time.Duration // of one write, 0 for none
-	k     *conn         // is told what is read; nil for nobody
+	k     *conn         // gets what is read; may be nil
 	heads headerBlocks
 
 	mu     sync.Mutex
 	room   sync.Cond
-	buf    *[]byte // nil while nothing is collected
+	buf    *[]byte // nil while nothing is buffered
 	busy   bool    // the goroutine runs
 	closed bool
 	err    error
@@ -37,12 +36,12 @@ type batch struct {
 }
 
 const (
-	// largeBatch has four frames of the largest size, smallBatch one. A client that reads slowly keeps two of them;
-	// there are mostLargeBatches large ones, and small ones above that.
+	// largeBatch holds four frames of the largest size, smallBatch one. A client that reads slowly keeps two buffers;
+	// there are mostLargeBatches large ones, and above that small ones.
 	largeBatch       = 4*(frameSize+16) + 4<<10
 	smallBatch       = frameSize + 1<<10
 	mostLargeBatches = 1024
-	// closeTime is how long the last frames may take when a connection is closed.
+	// closeTime bounds the write of the last frames when a connection is closed.
 	closeTime = time.Second
 )
 
@@ -77,8 +76,7 @@ func (s *batches) give(p *[]byte) {
 	}
 }
 
-// of makes a batch of a connection, with the state of TLS if it has one. k is told what is read of it; it
-// may be nil.
+// of returns a batch for a connection, with the state of TLS if it has one. k gets what is read; it may be nil.
 func (s *batches) of(c net.Conn, limit time.Duration, k *conn) net.Conn {
 	b := &batch{Conn: c, below: h1.DirectOf(c), from: s, limit: limit, k: k, heads: headerBlocks{skip: len(preface)}}
 	b.room.L = &b.mu
@@ -89,13 +87,13 @@ func (s *batches) of(c net.Conn, limit time.Duration, k *conn) net.Conn {
 	return b
 }
 
-// tlsBatch tells of TLS, too.
+// tlsBatch also has the state of TLS.
 type tlsBatch struct {
 	*batch
 	t *tls.Conn
 }
 
-// ConnectionState is what was agreed on in the handshake.
+// ConnectionState returns the result of the handshake.
 func (b *tlsBatch) ConnectionState() tls.ConnectionState { return b.t.ConnectionState() }
 
 // Read implements net.Conn.
@@ -139,7 +137,7 @@ func (b *batch) Write(p []byte) (n int, err error) {
 
 // flush writes until nothing is left.
 func (b *batch) flush() {
-	runtime.Gosched() // others may have more
+	runtime.Gosched() // other goroutines may write more
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for b.buf != nil {
@@ -162,8 +160,7 @@ func (b *batch) flush() {
 	b.room.Broadcast()
 }
 
-// send writes in parts, each with its time, so that a slow client has as much of it as with
-// HTTP/1.1.
+// send writes in parts, each with its own deadline, so that a slow client has as much time as with HTTP/1.1.
 func (b *batch) send(p []byte) error {
 	if b.below != nil {
 		b.below.Cork()
@@ -189,7 +186,7 @@ func (b *batch) parts(p []byte) error {
 	return nil
 }
 
-// await sets the deadline for a write, unless one is set that ends at most a quarter later.
+// await sets the deadline for a write, unless the existing one ends at most a quarter later.
 func (b *batch) await() {
 	now := time.Now()
 	if left := b.until.Sub(now); b.limit > 0 && (left < b.limit || left > b.limit+b.limit/4) {
@@ -198,10 +195,10 @@ func (b *batch) await() {
 	}
 }
 
-// SetWriteDeadline implements net.Conn; writes have the batch's own.
+// SetWriteDeadline implements net.Conn; writes have the batch's own deadline.
 func (b *batch) SetWriteDeadline(time.Time) error { return nil }
 
-// Close implements net.Conn. What is collected leaves before, if the client takes it.
+// Close implements net.Conn. Buffered bytes are sent before, if the client reads them.
 func (b *batch) Close() error {
 	b.mu.Lock()
 	b.closed = true

@@ -21,16 +21,15 @@ import (
 	"wayleave.dev/proxy/table"
 )
 
-// Certificates are those that handshakes choose from. Its methods may be called
-// concurrently.
+// Certificates holds the certificates for handshakes. Its methods may be called concurrently.
 type Certificates struct {
-	// made is the certificate for names without one.
+	// made is the self-signed certificate for names without one.
 	made    *tls.Certificate
 	parsed  atomic.Pointer[map[string]*tls.Certificate]
 	table   atomic.Pointer[table.Table]
 	general atomic.Pointer[string] // key of the default certificate
-	// authorities are those of clients and endpoints, by key. configs are of handshakes that ask for
-	// certificates of clients, or have ciphers of their own.
+	// authorities are those of clients and endpoints, by key. configs are those of handshakes that request client
+	// certificates, or have their own ciphers.
 	authorities atomic.Pointer[map[string]*authority.Set]
 	configs     handshakes
 
@@ -38,8 +37,7 @@ type Certificates struct {
 	problems map[string]string
 }
 
-// NewCertificates makes an empty set, with a self-signed certificate for all names that
-// have none.
+// NewCertificates returns an empty set, with a self-signed certificate for all names without one.
 func NewCertificates() (*Certificates, error) {
 	made, err := selfSigned()
 	if err != nil {
@@ -53,7 +51,7 @@ func NewCertificates() (*Certificates, error) {
 	return c, nil
 }
 
-// selfSigned makes a certificate that is valid for no name, for clients that do not look.
+// selfSigned creates a certificate that is valid for no name, for clients that do not verify.
 func selfSigned() (*tls.Certificate, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -82,9 +80,8 @@ func selfSigned() (*tls.Certificate, error) {
 	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}, nil
 }
 
-// ParseCertificate reads a pair as the proxy uses it. An error says what is wrong with
-// it, in words for the Secret's owner. One that has expired is of use all the same:
-// clients say so.
+// ParseCertificate parses a pair as the proxy uses it. The error explains to the Secret's owner what is wrong. An
+// expired certificate is accepted: clients report it.
 func ParseCertificate(c schema.Certificate) (*tls.Certificate, error) {
 	switch {
 	case len(c.Chain) == 0:
@@ -99,15 +96,14 @@ func ParseCertificate(c schema.Certificate) (*tls.Certificate, error) {
 	return pair, nil
 }
 
-// Set changes certificates. Where one is of no use, the last good one of its key is kept.
+// Set changes certificates. An invalid one does not replace the last valid one of its key.
 func (c *Certificates) Set(some map[string]schema.Certificate) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.replace(maps.Clone(*c.parsed.Load()), maps.Clone(*c.authorities.Load()), some)
 }
 
-// Replace makes these all certificates. Good ones of keys that are still there are kept
-// where the new one is of no use.
+// Replace replaces all certificates. Valid ones of keys that remain are kept if the new one is invalid.
 func (c *Certificates) Replace(all map[string]schema.Certificate) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -129,7 +125,7 @@ func (c *Certificates) replace(next map[string]*tls.Certificate, sets map[string
 	}()
 	for k, raw := range some {
 		delete(c.problems, k)
-		if delete(sets, k); len(raw.CA) > 0 { // a bad one must not be in force, nor an old one in its place
+		if delete(sets, k); len(raw.CA) > 0 { // neither invalid authorities nor old ones in their place may be used
 			set, err := authority.Parse(raw.CA, raw.CRL)
 			if err != nil {
 				c.problems[k] = err.Error()
@@ -150,13 +146,13 @@ func (c *Certificates) replace(next map[string]*tls.Certificate, sets map[string
 	}
 }
 
-// Authority are the authorities of a key; nil for none that are good.
+// Authority returns the authorities of a key; nil if there are no valid ones.
 func (c *Certificates) Authority(key string) *authority.Set { return (*c.authorities.Load())[key] }
 
-// Pair is the certificate of a key; nil for none.
+// Pair returns the certificate of a key; nil for none.
 func (c *Certificates) Pair(key string) *tls.Certificate { return (*c.parsed.Load())[key] }
 
-// Delete takes certificates away.
+// Delete removes certificates.
 func (c *Certificates) Delete(keys []string) {
 	if len(keys) == 0 {
 		return
@@ -174,25 +170,24 @@ func (c *Certificates) Delete(keys []string) {
 	c.configs.forget()
 }
 
-// SetTable swaps the hosts, which say whose certificate is which.
+// SetTable replaces the hosts, which decide the certificate of each name.
 func (c *Certificates) SetTable(t *table.Table) { c.table.Store(t) }
 
-// SetDefault says which certificate is for names that no host has; empty for a
-// self-signed one.
+// SetDefault sets the certificate for names that no host has; empty for a self-signed one.
 func (c *Certificates) SetDefault(key string) { c.general.Store(&key) }
 
-// Problems are the keys whose last certificate is of no use, with why.
+// Problems returns the keys whose last certificate is invalid, with the reason.
 func (c *Certificates) Problems() map[string]string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return maps.Clone(c.problems)
 }
 
-// Len is the number of certificates of use.
+// Len returns the number of valid certificates.
 func (c *Certificates) Len() int { return len(*c.parsed.Load()) }
 
-// For returns the certificate for a name as a client sent it. It is never another host's:
-// a host whose own is missing has the default one.
+// For returns the certificate for a name as a client sent it. It is never another host's: a host without a valid
+// certificate gets the default one.
 func (c *Certificates) For(name string) *tls.Certificate {
 	var scratch [256]byte
 	lower := append(scratch[:0], name...)
@@ -222,7 +217,7 @@ func (c *Certificates) For(name string) *tls.Certificate {
 	return c.made
 }
 
-// covering is the certificate if it is valid for the name.
+// covering returns the certificate if it is valid for the name.
 func covering(p *tls.Certificate, name []byte) *tls.Certificate {
 	if p == nil || p.Leaf.VerifyHostname(string(name)) != nil {
 		return nil
@@ -230,8 +225,8 @@ func covering(p *tls.Certificate, name []byte) *tls.Certificate {
 	return p
 }
 
-// Covers says whether a client that asked for one name in its handshake may send requests
-// for another host on the same connection: its certificate is valid for that too.
+// Covers reports whether a client that requested one name in its handshake may send requests for another host on the
+// same connection: its certificate must be valid for that host, too.
 func (c *Certificates) Covers(name string, host []byte) bool {
 	h := table.Name(host, nil)
 	n := table.Name([]byte(name), nil)
@@ -241,8 +236,7 @@ func (c *Certificates) Covers(name string, host []byte) bool {
 	return c.For(name).Leaf.VerifyHostname(string(h)) == nil
 }
 
-// config is for all handshakes. Its ticket keys are made by crypto/tls, and changed each
-// day.
+// config is for all handshakes. crypto/tls creates its ticket keys, and rotates them daily.
 func (c *Certificates) config() *tls.Config {
 	general := &tls.Config{
 		MinVersion:     tls.VersionTLS12,

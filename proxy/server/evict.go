@@ -10,42 +10,41 @@ import (
 	"wayleave.dev/proxy/h1"
 )
 
-// Bounds of what is ended to make room. A server that is full, or has too many connections that wait,
-// ends those of the client that has most of them first: idle ones, and those whose head or handshake takes
-// longer than waitGrace, come before fresh ones that wait. A connection in the midst of a request is ended
-// last, and only where its client holds things up, or holds very many.
+// Bounds of eviction. A server that is full, or has too many waiting connections, evicts those of the client with the
+// most connections first: idle ones, and those whose head or handshake takes longer than waitGrace, come before recent
+// waiting ones. A connection in the middle of a request is evicted last, and only if its client delays it, or holds
+// very many connections.
 const (
-	// waitingShare of all connections may wait for a handshake or a head: each holds up to
-	// h1.Limits.Head bytes, or handshakeBytes.
+	// waitingShare of all connections may wait for a handshake or a head: each holds up to h1.Limits.Head bytes, or
+	// handshakeBytes.
 	waitingShare = 4
-	// waitGrace is how long a head or handshake may take before it counts as one that does not come.
+	// waitGrace is how long a head or handshake may take before the connection counts as stalled.
 	waitGrace = 2 * time.Second
-	// owingGrace is how long a client may send or take less than 16 KiB of a message.
+	// owingGrace is how long a client may send or read less than 16 KiB of a message.
 	owingGrace = 10 * time.Second
-	// A client holds very many when it has a share of all connections and, for each of the client that
-	// comes, as many.
+	// A client holds very many connections if it has this share of all, and this multiple of the new client's.
 	manyShare, manyTimes = 16, 4
-	// batchShare of all connections are ended at once, so that a flood costs little for each; of slow clients in
-	// the midst of a request, an eighth of that.
+	// batchShare of all connections are evicted at once, so that the cost per connection of a flood is small; of slow
+	// clients in the middle of a request, an eighth of that.
 	batchShare = 64
-	// futileFor is how long nobody is looked for again, for clients that have as many connections, when nobody
-	// could be ended.
+	// futileFor is how long no further search is made, for clients with as many connections, after one that found
+	// nothing to evict.
 	futileFor = 20 * time.Millisecond
-	// leavingShare of all connections, and at least leavingLeast, may have been ended and not yet be gone: what
-	// served them still runs. Above that nobody else comes in.
+	// leavingShare of all connections, and at least leavingLeast, may have been evicted while their goroutines still
+	// run. Above that, no new connection is accepted.
 	leavingShare, leavingLeast = 8, 8
 )
 
-// mostHeld is how many connections there are at most, with those that were ended and are not gone.
+// mostHeld returns the maximum number of connections, including evicted ones that still run.
 func mostHeld(most int) int { return most + max(leavingLeast, most/leavingShare) }
 
-// futile is the last search for connections to end, where there were none.
+// futile is the last search that found nothing to evict.
 type futile struct {
 	until time.Time
 	own   int
 }
 
-// makeRoom ends connections for one of a client that is to come; s.mu is held.
+// makeRoom evicts connections to admit one of a client; s.mu is held.
 func (s *Server) makeRoom(client netip.Addr, most int) bool {
 	now := time.Now()
 	if now.Before(s.futile.until) && s.counts.of(client) >= s.futile.own {
@@ -63,26 +62,27 @@ func (s *Server) makeRoom(client netip.Addr, most int) bool {
 type conn struct {
 	*net.TCPConn
 	state h1.State
-	// client is whom it is counted for: the peer's, until a PROXY header says whose. It is guarded by Server.mu.
+	// client is the address it is counted for: the peer's, until a PROXY header names another. It is guarded by
+	// Server.mu.
 	client netip.Addr
 	exchanges
-	// flooded says that it was ended for too many frames that carry nothing.
+	// flooded means that it was closed for too many frames without content.
 	flooded atomic.Bool
-	// gone says that it is counted out; guarded by Server.mu.
+	// gone means that it is no longer counted; guarded by Server.mu.
 	gone bool
 }
 
-// victim is a connection that may be ended.
+// victim is a connection that may be evicted.
 type victim struct {
 	k     *conn
 	phase h1.Phase
 	since time.Time
-	// rank is how many connections its client would have, with those that are as old or older.
+	// rank is the number of its client's connections that are as old or older.
 	rank int
 }
 
-// evict ends connections to make room for one of a client, or, where only waiting ones are too many, some of
-// those. It returns how many, and how many connections the client has. s.mu is held.
+// evict ends connections to make room for one of a client, or some of the waiting ones if only those are too many. It
+// returns their number, and the number of the client's connections. s.mu is held.
 func (s *Server) evict(newcomer netip.Addr, most int, waiting bool) (n, own int) {
 	now, held := time.Now(), map[netip.Addr]int{}
 	var idle, fresh, owing, busy []victim
@@ -125,7 +125,7 @@ func (s *Server) evict(newcomer netip.Addr, most int, waiting bool) (n, own int)
 	}), own
 }
 
-// rank orders victims: the client with most connections loses first, and of one client's the oldest.
+// rank orders victims: the client with the most connections comes first, and of one client's the oldest.
 func rank(list []victim, held map[netip.Addr]int) []victim {
 	older := func(a, b victim) int { return a.since.Compare(b.since) }
 	slices.SortFunc(list, older)
@@ -139,7 +139,7 @@ func rank(list []victim, held map[netip.Addr]int) []victim {
 	return list
 }
 
-// end ends up to most of those that may go; s.mu is held.
+// end evicts at most the given number of victims; s.mu is held.
 func (s *Server) end(list []victim, most int, may func(victim) bool) (n int) {
 	for _, v := range list {
 		if n == most {
@@ -150,7 +150,7 @@ func (s *Server) end(list []victim, most int, may func(victim) bool) (n int) {
 		}
 		n++
 		s.countOut(v.k)
-		if v.phase != h1.Idle { // what was sent to an idle one is a whole response, which it may still get
+		if v.phase != h1.Idle { // an idle client may still be receiving a complete response
 			_ = v.k.SetLinger(0)
 		}
 		_ = v.k.Close()
@@ -159,11 +159,11 @@ func (s *Server) end(list []victim, most int, may func(victim) bool) (n int) {
 	return n
 }
 
-// evictions are the names of what was ended for others.
+// evictions are the reasons by phase of the evicted connection.
 var evictions = map[h1.Phase]Refusal{h1.Waiting: EvictedWaiting, h1.Idle: EvictedIdle, h1.Busy: EvictedBusy,
 	h1.Owing: EvictedBusy}
 
-// countOut makes room for another; s.mu is held.
+// countOut removes a connection from the counts; s.mu is held.
 func (s *Server) countOut(k *conn) {
 	if !k.gone {
 		k.gone = true
@@ -171,7 +171,7 @@ func (s *Server) countOut(k *conn) {
 	}
 }
 
-// thin ends some of those that wait when too many do.
+// thin evicts some waiting connections if there are too many.
 func (s *Server) thin() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

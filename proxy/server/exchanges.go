@@ -9,16 +9,16 @@ import (
 // exchanges are those of a connection of HTTP/2. All fields are guarded by mu.
 type exchanges struct {
 	mu sync.Mutex
-	// streams is their number, owing of how many the client is waited for.
+	// streams is their number; owing is how many of them wait for the client.
 	streams, owing int
 }
 
-// debt is what the client of a stream is waited for; guarded by its connection's mu.
+// debt is what a stream waits for from its client; guarded by its connection's mu.
 type debt struct{ body, response bool }
 
 func (d *debt) any() bool { return d.body || d.response }
 
-// begin counts an exchange of HTTP/2; false when the connection was evicted.
+// begin counts an exchange of HTTP/2; false if the connection was evicted.
 func (k *conn) begin() bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -26,7 +26,7 @@ func (k *conn) begin() bool {
 	return k.settle(0)
 }
 
-// end takes it back. Nothing is owed by it any more.
+// end removes an exchange from the counts. It owes nothing any more.
 func (k *conn) end() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -34,7 +34,7 @@ func (k *conn) end() {
 	k.settle(0)
 }
 
-// owe changes what is owed by one stream, after n bytes of progress: which is one of the fields of d.
+// owe changes what one stream waits for, after n bytes of progress; which is one of the fields of d.
 func (k *conn) owe(d *debt, which *bool, owes bool, n int) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -51,7 +51,7 @@ func (k *conn) owe(d *debt, which *bool, owes bool, n int) {
 	k.settle(n)
 }
 
-// settle sets the phase: the client of a connection is waited for when it is by all its exchanges.
+// settle sets the phase: a connection waits for its client if all its exchanges do.
 func (k *conn) settle(n int) bool {
 	switch {
 	case k.streams == 0:

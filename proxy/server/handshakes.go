@@ -10,26 +10,25 @@ import (
 	"wayleave.dev/proxy/table"
 )
 
-// maxHandshakes bounds the configurations that are remembered.
+// maxHandshakes bounds the cached configurations.
 const maxHandshakes = 1024
 
-// handshakes are the configurations of names that ask for more than all do. The zero value is
-// ready.
+// handshakes are the configurations of names with special requirements. The zero value is ready.
 type handshakes struct {
 	mu   sync.Mutex
 	made map[string]*tls.Config
 }
 
-// forget drops all: authorities have changed.
+// forget drops all configurations, because authorities have changed.
 func (h *handshakes) forget() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.made = nil
 }
 
-// handshake is the configuration for a name as a client sent it; nil for the general one. Clients
-// are asked for a certificate, and the handshake goes on without one: the answer to the request
-// says what is wrong (see proxy.Proxy). crypto/tls takes the keys of tickets from the general one.
+// handshake returns the configuration for a name as a client sent it; nil for the general one. Clients are asked for a
+// certificate, and the handshake continues without one: the response to the request explains the fault (see
+// proxy.Proxy). crypto/tls takes the ticket keys from the general configuration.
 func (c *Certificates) handshake(general *tls.Config, name string) *tls.Config {
 	var scratch [256]byte
 	lower := append(scratch[:0], name...)
@@ -63,7 +62,7 @@ func (c *Certificates) handshake(general *tls.Config, name string) *tls.Config {
 	return made
 }
 
-// named are the authorities whose names clients are told; nil, which is any, where one is missing.
+// named returns the authorities whose names are sent to clients; nil, which means any, if one is missing.
 func (c *Certificates) named(keys []string) *x509.CertPool {
 	if len(keys) != 1 {
 		return nil
@@ -74,7 +73,7 @@ func (c *Certificates) named(keys []string) *x509.CertPool {
 	return nil
 }
 
-// fitForHTTP2 says whether HTTP/2 may use a cipher suite (RFC 9113, appendix A).
+// fitForHTTP2 reports whether HTTP/2 may use a cipher suite (RFC 9113, appendix A).
 func fitForHTTP2(id uint16) bool {
 	switch id {
 	case tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,

@@ -7,8 +7,7 @@ import (
 	"wayleave.dev/proxy/message"
 )
 
-// addFields adds fields to a header of net/http. Values are in one piece of memory, and common names
-// in none.
+// addFields adds fields to a header of net/http. All values share one allocation, and common names need none.
 func addFields(h http.Header, list message.Fields) {
 	size := 0
 	for i := range list {
@@ -32,7 +31,7 @@ func addFields(h http.Header, list message.Fields) {
 	}
 }
 
-// canonical is the name as net/http has it in its maps.
+// canonical returns the name as net/http has it in its maps.
 func canonical(name []byte) string {
 	switch string(name) { // as servers write them, without a copy
 	case "Date", "date":

@@ -6,34 +6,34 @@ import (
 	"wayleave.dev/proxy/h1"
 )
 
-// headerBlocks follows the frames that a client of HTTP/2 sends (RFC 9113, 4.1), to see whether it owes the
-// rest of a header block. Such a connection waits, as one of HTTP/1.1 with a head in part does: the server of
-// x/net collects up to 32 KiB of it.
+// headerBlocks parses the frames that a client of HTTP/2 sends (RFC 9113, 4.1), to detect an incomplete header block.
+// Such a connection counts as waiting, like one of HTTP/1.1 with an incomplete head: the server of x/net buffers up to
+// 32 KiB of it.
 type headerBlocks struct {
-	skip int // of the client's preface
+	skip int // remaining bytes of the client's preface
 	head [9]byte
-	have int // bytes of head that are here
-	left int // bytes of the frame's payload that are to come
-	// block says that the frame is of a header block, open that its last frame has not come to its end.
+	have int // received bytes of head
+	left int // missing bytes of the frame's payload
+	// block means that the frame belongs to a header block, open that the last frame of the block is incomplete.
 	block, open bool
-	// frames are those of this header block, idle those since the last request or byte of a body.
+	// frames counts those of this header block, idle those since the last request or byte of a body.
 	frames, idle int
 }
 
-// Bounds of frames that cost a client next to nothing: of one header block, and of those in a row that carry
-// nothing (RFC 9113, 10.5): empty DATA, SETTINGS, PRIORITY, and types that are not known. The server of x/net
-// bounds bytes of a block, and frames that are to be answered, but no empty ones.
+// Bounds of frames that cost a client almost nothing: of one header block, and of consecutive frames without content
+// (RFC 9113, 10.5): empty DATA, SETTINGS, PRIORITY, and unknown types. The server of x/net bounds the bytes of a block,
+// and frames that need a reply, but not empty frames.
 const (
 	mostBlockFrames = 64
 	mostIdleFrames  = 1000
 )
 
-var errFlood = errors.New("HTTP/2: too many frames that carry nothing")
+var errFlood = errors.New("HTTP/2: too many frames without content")
 
-// flood says whether a client sent too many frames that carry nothing.
+// flood reports whether a client sent too many frames without content.
 func (f *headerBlocks) flood() bool { return f.frames > mostBlockFrames || f.idle > mostIdleFrames }
 
-// begins notes the frame whose head has come.
+// begins processes the frame whose header has arrived.
 func (f *headerBlocks) begins() {
 	f.left = int(f.head[0])<<16 | int(f.head[1])<<8 | int(f.head[2])
 	kind := f.head[3]
@@ -63,7 +63,7 @@ const (
 	flagEndHeaders    = 4
 )
 
-// took follows what came, and says whether a header block is open.
+// took processes received bytes, and reports whether a header block is incomplete.
 func (f *headerBlocks) took(p []byte) bool {
 	n := min(f.skip, len(p))
 	f.skip, p = f.skip-n, p[n:]
@@ -85,7 +85,7 @@ func (f *headerBlocks) took(p []byte) bool {
 	return f.open
 }
 
-// read tells a connection's state what came of frames.
+// read updates a connection's state after received frames.
 func (k *conn) read(f *headerBlocks, p []byte) {
 	open := f.took(p)
 	if f.flood() {

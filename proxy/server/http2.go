@@ -23,19 +23,18 @@ import (
 	"wayleave.dev/proxy/message"
 )
 
-// Bounds of an HTTP/2 connection. The server of x/net bounds what is queued besides: a
-// client that resets streams faster than they end (CVE-2023-44487) waits, or is closed,
-// as one that floods with SETTINGS or PING is.
+// Bounds of an HTTP/2 connection. In addition, the server of x/net bounds its queues: a client that resets streams
+// faster than they end (CVE-2023-44487) waits, or is disconnected, like one that floods with SETTINGS or PING.
 const (
 	maxStreams   = 128
 	streamWindow = 64 << 10
 	connWindow   = 256 << 10
 	frameSize    = 16 << 10
 	// allStreams bounds exchanges over all connections, clientStreams those of a client: each may hold a window of
-	// what has no reader. See streamTable.
+	// unread data. See streamTable.
 	allStreams    = 4096
 	clientStreams = 1024
-	// pingAfter a silence a client is asked whether it is there.
+	// pingAfter is the silence after which a client gets a PING.
 	pingAfter   = 60 * time.Second
 	pingTimeout = 15 * time.Second
 )
@@ -48,10 +47,10 @@ type http2Server struct {
 	s     *Server
 	times streamTimes
 	srv   *http2.Server
-	// config's Shutdown sends GOAWAY; heads bounds heads, for connections that come.
+	// config's Shutdown sends GOAWAY; heads bounds heads of later connections.
 	config  *http.Server
 	heads   atomic.Pointer[http.Server]
-	limit   int // of a head in bytes, by default
+	limit   int // default limit of a head, in bytes
 	name    atomic.Pointer[[]byte]
 	streams streamTable
 	batches batches
@@ -65,17 +64,18 @@ func newHTTP2(s *Server, lim h1.Limits) *http2Server {
 		MaxReadFrameSize:             frameSize, IdleTimeout: lim.Idle, ReadIdleTimeout: pingAfter,
 		PingTimeout: pingTimeout}
 	if err := http2.ConfigureServer(h.config, h.srv); err != nil {
-		panic(err) // for cipher suites, of which none are named
+		panic(err) // only for invalid cipher suites, and none are set
 	}
 	return h
 }
 
-// quiet is a server that bounds heads, and logs nothing.
+// quiet returns a server that bounds heads, and does not log.
 func quiet(head int) *http.Server {
 	return &http.Server{MaxHeaderBytes: head, ErrorLog: log.New(io.Discard, "", 0)}
 }
 
-// setHead replaces the limit of heads. How many fields fit follows: HTTP/2 counts 32 bytes for each (RFC 9113, 6.5.2).
+// setHead replaces the limit of heads. The number of fields follows from it: HTTP/2 counts 32 bytes for each (RFC 9113,
+// 6.5.2).
 func (h *http2Server) setHead(l h1.HeadLimits) { h.heads.Store(quiet(cmp.Or(l.Bytes, h.limit))) }
 
 // deny answers without Handle.
@@ -87,14 +87,14 @@ func (h *http2Server) deny(w http.ResponseWriter, why Refusal, status int) {
 	http.Error(w, fmt.Sprintf("%d %s", status, http.StatusText(status)), status)
 }
 
-// drain tells all clients to go away: streams that they opened are answered.
+// drain sends GOAWAY to all clients: open streams are answered.
 func (h *http2Server) drain() {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel() // there is nothing to wait for
 	_ = h.config.Shutdown(ctx)
 }
 
-// serve is one connection until its end.
+// serve handles one connection until it ends.
 func (h *http2Server) serve(k *conn, c net.Conn) {
 	k.state.To(h1.Idle)
 	local, client := addrPort(c.LocalAddr()), addrPort(c.RemoteAddr())
@@ -131,8 +131,8 @@ func (h *http2Server) handle(w http.ResponseWriter, r *http.Request, k *conn, cl
 		h.deny(w, MalformedMessage, http.StatusNotImplemented)
 		return
 	case r.TLS != nil && !h.s.certs.Covers(r.TLS.ServerName, []byte(r.Host)):
-		// A client that shares a connection for two names must have seen a certificate
-		// for both; this one asks again by a connection of its own (RFC 9110, 15.5.20).
+		// A client that uses a connection for two names must have seen a valid certificate for both; otherwise it
+		// repeats the request on a new connection (RFC 9110, 15.5.20).
 		h.deny(w, MisdirectedHost, http.StatusMisdirectedRequest)
 		return
 	}

@@ -5,15 +5,14 @@ import (
 	"sync"
 )
 
-// counts bound connections in all and for each client.
+// counts bounds connections in total and per client.
 type counts struct {
 	mu     sync.Mutex
 	all    int
 	client map[netip.Addr]int
 }
 
-// whose is what a client is counted by: an address, or the /64 of an IPv6 one, which is
-// one host's.
+// whose returns what a client is counted by: an address, or the /64 of an IPv6 address, which one host controls.
 func whose(a netip.Addr) netip.Addr {
 	a = a.Unmap().WithZone("")
 	if a.Is6() {
@@ -24,7 +23,7 @@ func whose(a netip.Addr) netip.Addr {
 	return a
 }
 
-// enter counts a connection; false when most are there.
+// enter counts a connection; false at the limit.
 func (c *counts) enter(most int) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -35,14 +34,14 @@ func (c *counts) enter(most int) bool {
 	return true
 }
 
-// leave takes it back.
+// leave removes it from the count.
 func (c *counts) leave() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.all--
 }
 
-// enterClient counts a connection of a client; false when it has most of them.
+// enterClient counts a connection of a client; false at the client's limit.
 func (c *counts) enterClient(a netip.Addr, most int) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -56,21 +55,21 @@ func (c *counts) enterClient(a netip.Addr, most int) bool {
 	return true
 }
 
-// total is the number of all.
+// total returns the number of all connections.
 func (c *counts) total() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.all
 }
 
-// of is the number of a client's connections.
+// of returns the number of a client's connections.
 func (c *counts) of(a netip.Addr) int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.client[a]
 }
 
-// leaveClient takes it back.
+// leaveClient removes it from the count.
 func (c *counts) leaveClient(a netip.Addr) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -13,14 +13,14 @@ import (
 	"wayleave.dev/proxy/table"
 )
 
-// How long a look at a ClientHello waits for the rest of it, at first and at most.
+// First and longest pause between two looks at an incomplete ClientHello.
 const (
 	peekFirst = time.Millisecond
 	peekMost  = 100 * time.Millisecond
 )
 
-// passes is the backend that a connection is passed through to as it is, by the name in its
-// ClientHello; empty for none. Nothing of the connection is read.
+// passes returns the backend to which a connection is passed unchanged, by the name in its ClientHello; empty for none.
+// It consumes nothing of the connection.
 func (s *Server) passes(k *conn) (backend string) {
 	t := s.certs.table.Load()
 	if s.pass == nil || !t.Passes() {
@@ -35,8 +35,8 @@ func (s *Server) passes(k *conn) (backend string) {
 	return t.Passthrough(table.Name([]byte(name), nil))
 }
 
-// peekName is the name in the ClientHello that a connection begins with; empty where there is none,
-// or none that can be read. It waits until the connection's deadline.
+// peekName returns the name in the ClientHello at the start of a connection; empty if there is none, or it is invalid.
+// It waits until the connection's deadline.
 func peekName(c *net.TCPConn) string {
 	raw, err := c.SyscallConn()
 	if err != nil {
@@ -60,11 +60,11 @@ func peekName(c *net.TCPConn) string {
 				return name
 			}
 		}
-		time.Sleep(wait) // what is there stays there, so the poller has nothing to say
+		time.Sleep(wait) // the bytes stay in the socket, so the poller would return at once
 	}
 }
 
-// helloIsWhole says whether the first record of a handshake is here; ok is false for what is none.
+// helloIsWhole reports whether the first handshake record has arrived; ok is false if it is not one.
 func helloIsWhole(b []byte) (whole, ok bool) {
 	const handshake, clientHello = 22, 1
 	if b[0] != handshake || len(b) > 1 && b[1] != 3 || len(b) > 5 && b[5] != clientHello {
@@ -75,7 +75,7 @@ func helloIsWhole(b []byte) (whole, ok bool) {
 
 var errSeen = errors.New("seen")
 
-// helloName reads the name as crypto/tls does; ok is false where more must come.
+// helloName parses the name with crypto/tls; ok is false if more bytes are needed.
 func helloName(b []byte) (name string, ok bool) {
 	_ = tls.Server(&seen{rest: b}, &tls.Config{GetConfigForClient: func(h *tls.ClientHelloInfo) (*tls.Config, error) {
 		name, ok = h.ServerName, true
@@ -84,7 +84,7 @@ func helloName(b []byte) (name string, ok bool) {
 	return name, ok
 }
 
-// seen is a connection of what was seen of another, to which nothing can be said.
+// seen is a read-only connection over the bytes of another one.
 type seen struct{ rest []byte }
 
 // Read implements net.Conn, as the methods that follow.
@@ -97,7 +97,7 @@ func (s *seen) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// Write throws alerts away.
+// Write discards alerts.
 func (s *seen) Write(p []byte) (int, error) { return len(p), nil }
 
 // Close does nothing.
@@ -109,7 +109,7 @@ func (s *seen) LocalAddr() net.Addr { return nil }
 // RemoteAddr is none.
 func (s *seen) RemoteAddr() net.Addr { return nil }
 
-// SetDeadline does nothing: there is nothing to wait for.
+// SetDeadline does nothing: no call blocks.
 func (s *seen) SetDeadline(time.Time) error { return nil }
 
 // SetReadDeadline does nothing.

@@ -11,14 +11,13 @@ import (
 	"strconv"
 )
 
-// The PROXY protocol (haproxy's doc/proxy-protocol.txt): a load balancer in front says
-// in front of all else who its client is.
+// The PROXY protocol (haproxy's doc/proxy-protocol.txt): a load balancer in front first sends the address of its
+// client.
 
 // proxySignature begins version 2.
 const proxySignature = "\r\n\r\n\x00\r\nQUIT\n"
 
-// Sizes of headers: a line of version 1 has an end; of version 2, addresses and what may
-// follow them.
+// Sizes of headers: a line of version 1 has an end; version 2 has addresses, and may have more after them.
 const (
 	maxProxyLine = 107
 	maxProxyV2   = 2 << 10
@@ -26,16 +25,16 @@ const (
 
 var errProxyHeader = errors.New("no PROXY header where one must be")
 
-// proxied is a connection that a load balancer opened for another address.
+// proxied is a connection that a load balancer opened on behalf of another address.
 type proxied struct {
 	net.Conn
 	remote, local net.Addr
 }
 
-// RemoteAddr is the client's.
+// RemoteAddr returns the client's address.
 func (p *proxied) RemoteAddr() net.Addr { return p.remote }
 
-// LocalAddr is the one that the client connected to.
+// LocalAddr returns the address that the client connected to.
 func (p *proxied) LocalAddr() net.Addr { return p.local }
 
 // CloseWrite ends one direction.
@@ -49,8 +48,8 @@ func (p *proxied) CloseWrite() error {
 // NetConn is the connection itself.
 func (p *proxied) NetConn() net.Conn { return p.Conn }
 
-// readProxyHeader reads the header and no byte more. A load balancer that speaks for
-// itself, as to look whether we live, gets its own address.
+// readProxyHeader reads the header and not a byte more. A load balancer that connects for itself, such as for a health
+// check, keeps its own address.
 func readProxyHeader(c net.Conn) (net.Conn, error) {
 	var head [maxProxyLine]byte
 	if _, err := io.ReadFull(c, head[:len(proxySignature)]); err != nil {
@@ -75,7 +74,7 @@ func readProxyHeader(c net.Conn) (net.Conn, error) {
 	return &proxied{c, net.TCPAddrFromAddrPort(remote), net.TCPAddrFromAddrPort(local)}, nil
 }
 
-// readProxyV1 reads the rest of a line, a byte at a time: what follows it is not ours.
+// readProxyV1 reads the rest of a line, a byte at a time, because the bytes after it belong to the client.
 func readProxyV1(c net.Conn, line []byte, n int) (remote, local netip.AddrPort, err error) {
 	for ; !bytes.HasSuffix(line[:n], []byte("\r\n")); n++ {
 		if n == len(line) {
@@ -132,7 +131,7 @@ func readProxyV2(c net.Conn) (remote, local netip.AddrPort, err error) {
 	}
 	pair := func(n int) error {
 		if size < 2*n+4 {
-			return errors.New("addresses that are cut short")
+			return errors.New("truncated addresses")
 		}
 		src, _ := netip.AddrFromSlice(body[:n])
 		dst, _ := netip.AddrFromSlice(body[n : 2*n])
@@ -145,7 +144,7 @@ func readProxyV2(c net.Conn) (remote, local netip.AddrPort, err error) {
 		err = pair(4)
 	case 0x21: // TCP over IPv6
 		err = pair(16)
-	case 0x00: // not said
+	case 0x00: // unspecified
 	default:
 		err = fmt.Errorf("family and transport 0x%02x", head[1])
 	}

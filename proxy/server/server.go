@@ -1,10 +1,10 @@
-// Package server takes connections of strangers and makes exchanges of them: PROXY
-// headers, TLS with the certificate of the name, HTTP/1.1 and HTTP/2.
+// Package server accepts connections from untrusted clients and turns them into exchanges: PROXY headers, TLS with the
+// certificate of the name, HTTP/1.1 and HTTP/2.
 //
 // Invariants:
 //   - A handshake gets the certificate of the host that it names, or one that belongs to no tenant.
 //   - What one client can hold is bounded: connections, streams, bytes of heads, time.
-//   - A server that ends takes no more connections, and answers what it took.
+//   - A server that ends accepts no more connections, and answers the requests it has.
 package server
 
 import (
@@ -26,16 +26,17 @@ import (
 	"wayleave.dev/proxy/schema"
 )
 
-// Limits are those on connections. Zero is none.
+// Limits bounds connections. Zero for no limit.
 type Limits struct {
-	// Connections in all, and of one client: an IPv4 address, or the /64 of an IPv6 one.
+	// Connections bounds all connections, and PerClient those of one client: an IPv4 address, or the /64 of an IPv6
+	// address.
 	Connections, PerClient int
 	// ProxyProtocol are the clients that must send a PROXY header first.
 	ProxyProtocol []netip.Prefix
 }
 
-// handshakeTime bounds a PROXY header, and a handshake; handshakeBytes is what a client may send for one:
-// crypto/tls would collect 64 KiB. Behind the header of a record, twice that are held.
+// handshakeTime bounds a PROXY header, and a handshake; handshakeBytes is what a client may send for one: crypto/tls
+// would buffer 64 KiB. After the header of a record, twice that are held.
 const (
 	handshakeTime  = 10 * time.Second
 	handshakeBytes = 16 << 10
@@ -56,16 +57,15 @@ const (
 	BadPreface             Refusal = "preface"
 	MisdirectedHost        Refusal = "misdirected"
 	MalformedMessage       Refusal = "malformed"
-	// Flood is a connection of HTTP/2 with too many frames that carry nothing.
+	// Flood is a connection of HTTP/2 with too many frames without content.
 	Flood Refusal = "flood"
-	// Connections that were ended to make room for others'.
+	// Connections that were evicted to make room for others.
 	EvictedIdle    Refusal = "evicted-idle"
 	EvictedWaiting Refusal = "evicted-waiting"
 	EvictedBusy    Refusal = "evicted-busy"
 )
 
-// Server takes connections from its listeners. Make it with New; its methods may be
-// called concurrently.
+// Server accepts connections from its listeners. Use New; its methods may be called concurrently.
 type Server struct {
 	certs  *Certificates
 	tls    *tls.Config
@@ -73,11 +73,11 @@ type Server struct {
 	log    *slog.Logger
 	h1     *h1.Server
 	h2     *http2Server
-	// pass takes connections that are passed through; nil for none.
+	// pass handles connections that are passed through; nil for none.
 	pass func(ctx context.Context, c net.Conn, backend string)
 	// directs are the connections below TLS.
 	directs *h1.Directs
-	// refused is called for what is not served.
+	// refused is called for connections and requests that are not served.
 	refused func(Refusal)
 
 	limits atomic.Pointer[Limits]
@@ -99,16 +99,16 @@ type Options struct {
 	Certificates *Certificates
 	// Handle answers exchanges.
 	Handle func(context.Context, message.Downstream)
-	// Pass hands a connection for TLS to a backend as it is, and returns at its end; nil passes none.
+	// Pass hands a TLS connection to a backend unchanged, and returns at its end; nil passes none.
 	Pass func(ctx context.Context, c net.Conn, backend string)
-	// HTTP1 are the limits of HTTP/1.1, from which those of HTTP/2 are taken too.
+	// HTTP1 are the limits of HTTP/1.1; those of HTTP/2 are derived from them.
 	HTTP1 h1.Limits
-	// Refused is called for what is not served; may be nil.
+	// Refused is called for connections and requests that are not served; may be nil.
 	Refused func(Refusal)
 	Log     *slog.Logger
 }
 
-// New makes a server without listeners.
+// New returns a server without listeners.
 func New(o Options) *Server {
 	s := &Server{certs: o.Certificates, tls: o.Certificates.config(), handle: o.Handle, pass: o.Pass, log: o.Log,
 		refused:   o.Refused,
@@ -127,28 +127,28 @@ func New(o Options) *Server {
 	return s
 }
 
-// SetLimits replaces the limits, for connections that come.
+// SetLimits replaces the limits for later connections.
 func (s *Server) SetLimits(l Limits) {
 	s.limits.Store(&l)
 	s.crowd.Most.Store(int64((l.Connections + waitingShare - 1) / waitingShare))
 }
 
-// SetHead replaces the limits of requests' heads, for connections that come.
+// SetHead replaces the limits of requests' heads for later connections.
 func (s *Server) SetHead(l h1.HeadLimits) {
 	s.h1.SetHead(l)
 	s.h2.setHead(l)
 }
 
-// SetName replaces the field Server of what is answered without Handle; none for nil.
+// SetName replaces the field Server of responses that Handle does not send; nil for no field.
 func (s *Server) SetName(name []byte) {
 	s.h1.SetName(name)
 	s.h2.name.Store(&name)
 }
 
-// Waiting is the number of connections that wait for a handshake or for a request's head.
+// Waiting returns the number of connections that wait for a handshake or for a request's head.
 func (s *Server) Waiting() int { return s.crowd.Waiting() }
 
-// Listen takes connections from a listening socket, whose descriptor stays the caller's.
+// Listen accepts connections from a listening socket, whose descriptor remains the caller's.
 func (s *Server) Listen(k schema.Socket, f *os.File) error {
 	l, err := net.FileListener(f)
 	if err != nil {
@@ -169,7 +169,7 @@ func (s *Server) Listen(k schema.Socket, f *os.File) error {
 	return nil
 }
 
-// Keep stops to listen on sockets that are not in the list.
+// Keep closes sockets that are not in the list.
 func (s *Server) Keep(list []schema.Socket) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -181,14 +181,14 @@ func (s *Server) Keep(list []schema.Socket) {
 	}
 }
 
-// Sockets are those that it listens on, with copies of their descriptors.
+// Sockets returns the listening sockets, with copies of their descriptors.
 func (s *Server) Sockets() (list []schema.Socket, files []*os.File) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for k, l := range s.listeners {
 		f, err := l.File()
 		if err != nil {
-			s.log.Warn("could not copy a socket", "socket", k, "err", err)
+			s.log.Warn("cannot copy a socket", "socket", k, "err", err)
 			continue
 		}
 		list, files = append(list, k), append(files, f)
@@ -196,21 +196,21 @@ func (s *Server) Sockets() (list []schema.Socket, files []*os.File) {
 	return list, files
 }
 
-// Listening is the number of sockets that it listens on.
+// Listening returns the number of listening sockets.
 func (s *Server) Listening() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.listeners)
 }
 
-// Conns is the number of open connections.
+// Conns returns the number of open connections.
 func (s *Server) Conns() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.conns)
 }
 
-// accept takes connections until the listener is closed.
+// accept accepts connections until the listener is closed.
 func (s *Server) accept(k schema.Socket, l *net.TCPListener) {
 	for {
 		c, err := l.AcceptTCP()
@@ -226,7 +226,7 @@ func (s *Server) accept(k schema.Socket, l *net.TCPListener) {
 		if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.ENOMEM) ||
 			errors.Is(err, syscall.ENOBUFS) {
 			s.refused(TooMany)
-			select { // those that wait come when others have gone
+			select { // waiting clients are accepted once others have left
 			case <-time.After(10 * time.Millisecond):
 			case <-s.base.Done():
 				return
@@ -239,7 +239,7 @@ func (s *Server) accept(k schema.Socket, l *net.TCPListener) {
 	}
 }
 
-// enter counts a connection in, or closes it and returns nil. A server that is full makes room if it can.
+// enter counts a connection, or closes it and returns nil. A full server makes room if it can.
 func (s *Server) enter(t *net.TCPConn) *conn {
 	k := &conn{TCPConn: t, client: whose(address(t.RemoteAddr()))}
 	most := s.limits.Load().Connections
@@ -253,7 +253,7 @@ func (s *Server) enter(t *net.TCPConn) *conn {
 	s.mu.Unlock()
 	if !in {
 		s.refused(TooMany)
-		_ = t.SetLinger(0) // no memory of it is kept
+		_ = t.SetLinger(0) // a reset: the kernel keeps no state
 		_ = t.Close()
 		return nil
 	}
@@ -261,7 +261,7 @@ func (s *Server) enter(t *net.TCPConn) *conn {
 	return k
 }
 
-// leave counts it out.
+// leave removes it from the counts.
 func (s *Server) leave(k *conn) {
 	k.state.End()
 	s.mu.Lock()
@@ -271,7 +271,7 @@ func (s *Server) leave(k *conn) {
 	s.left()
 }
 
-// left notices that a server that drains has no connection any more; s.mu is held.
+// left notices that a draining server has no connection any more; s.mu is held.
 func (s *Server) left() {
 	if !s.draining || len(s.conns) > 0 {
 		return
@@ -283,7 +283,7 @@ func (s *Server) left() {
 	}
 }
 
-// serve is one connection from begin to end.
+// serve handles one connection until it ends.
 func (s *Server) serve(socket schema.Socket, k *conn) {
 	defer s.leave(k)
 	defer k.Close()
@@ -318,7 +318,7 @@ func (s *Server) serve(socket schema.Socket, k *conn) {
 	s.plain(k, c)
 }
 
-// address is that of a connection's end.
+// address returns that of a connection's end.
 func address(a net.Addr) netip.Addr {
 	if t, ok := a.(*net.TCPAddr); ok {
 		return t.AddrPort().Addr().Unmap()
@@ -326,7 +326,7 @@ func address(a net.Addr) netip.Addr {
 	return netip.Addr{}
 }
 
-// encrypted serves after a handshake, which says what is spoken.
+// encrypted serves after a handshake, which selects the protocol.
 func (s *Server) encrypted(k *conn, c net.Conn) {
 	if backend := s.passes(k); backend != "" {
 		if k.state.To(h1.Busy) {
@@ -342,7 +342,7 @@ func (s *Server) encrypted(k *conn, c net.Conn) {
 		c = below
 	}
 	t := tls.Server(c, s.tls)
-	// A deadline is enough: the end of the server closes its connections. A context would cost a goroutine.
+	// A deadline is enough: a server that ends closes its connections. A context would cost a goroutine.
 	_ = c.SetDeadline(time.Now().Add(handshakeTime))
 	err := t.HandshakeContext(context.Background())
 	below.Bound(0)
@@ -364,7 +364,7 @@ func (s *Server) encrypted(k *conn, c net.Conn) {
 	s.h1.ServeState(s.base, t, nil, true, &k.state)
 }
 
-// plainToTLS answers clients that speak HTTP where TLS is spoken.
+// plainToTLS answers clients that send plain HTTP to a TLS port.
 const plainToTLS = "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: 48\r\nConnection: " +
 	"close\r\n\r\n400 this port speaks HTTPS; HTTP was sent to it\n"
 
@@ -382,7 +382,7 @@ const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 // plain serves HTTP/1.1, or HTTP/2 to a client that begins with its preface.
 func (s *Server) plain(k *conn, c net.Conn) {
-	k.state.To(h1.Idle) // it has not begun anything
+	k.state.To(h1.Idle) // no request has begun
 	buf := make([]byte, 4<<10)
 	n := 0
 	if idle := s.h1.Limits.Idle; idle > 0 {
@@ -417,13 +417,13 @@ func (s *Server) plain(k *conn, c net.Conn) {
 	}
 }
 
-// readFirst is a connection with what was read ahead.
+// readFirst is a connection with the bytes that were read ahead.
 type readFirst struct {
 	net.Conn
 	first []byte
 }
 
-// Read gives what was read ahead, then what comes.
+// Read returns the bytes that were read ahead, then new ones.
 func (r *readFirst) Read(p []byte) (int, error) {
 	if len(r.first) > 0 {
 		n := copy(p, r.first)
@@ -435,10 +435,9 @@ func (r *readFirst) Read(p []byte) (int, error) {
 	return r.Conn.Read(p)
 }
 
-// Drain takes no more connections, has those that are there end after what they do, and
-// returns when none is left. When ctx ends before, the rest is closed. idle is how long
-// connections without an exchange are still read from: their next request may be on the
-// way.
+// Drain accepts no more connections, ends open ones after their current exchange, and returns when none is left. When
+// ctx ends earlier, the rest is closed. idle is how long connections without an exchange are still read: their next
+// request may be in transit.
 func (s *Server) Drain(ctx context.Context, idle time.Duration) {
 	s.mu.Lock()
 	for k, l := range s.listeners {
@@ -448,7 +447,7 @@ func (s *Server) Drain(ctx context.Context, idle time.Duration) {
 	s.draining = true
 	s.left()
 	s.mu.Unlock()
-	s.h1.Drain(idle) // takes no time, as telling all clients of HTTP/2 may
+	s.h1.Drain(idle) // fast, whereas GOAWAY to all clients of HTTP/2 may take time
 	s.h2.drain()
 	select {
 	case <-s.empty:
@@ -458,7 +457,7 @@ func (s *Server) Drain(ctx context.Context, idle time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for k := range s.conns {
-		if phase, _ := k.state.Look(); phase != h1.Idle { // what was sent of a response is not whole
+		if phase, _ := k.state.Look(); phase != h1.Idle { // the response is incomplete
 			_ = k.SetLinger(0)
 		}
 		_ = k.Close()

@@ -2,7 +2,7 @@ package server
 
 import "net/netip"
 
-// Serves says whether the address and port are those of a listening socket.
+// Serves reports whether a listening socket has the address and port.
 func (s *Server) Serves(a netip.AddrPort) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

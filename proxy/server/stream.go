@@ -16,19 +16,19 @@ import (
 	"wayleave.dev/proxy/message"
 )
 
-// stream is an exchange of an HTTP/2 connection as the proxy handles exchanges.
+// stream adapts an exchange of an HTTP/2 connection to the proxy's interface.
 type stream struct {
 	w    http.ResponseWriter
 	r    *http.Request
 	rc   *http.ResponseController
 	req  message.Request
 	body io.ReadCloser
-	// limits of waiting for the client, 0 for none.
+	// limits of waiting for the client; 0 for none.
 	readTime, writeTime   time.Duration
 	readTimer, writeTimer *time.Timer
 
 	trailers  message.Fields
-	ended     bool // the request's body was read to its end
+	ended     bool // the complete request body was read
 	responded bool
 	finished  bool
 	headless  bool
@@ -37,9 +37,9 @@ type stream struct {
 	awaits    bool // writeTimer runs
 	aborted   atomic.Bool
 
-	k    *conn // is told what the client is waited for
+	k    *conn // is told when the client is waited for
 	owed debt
-	// evicted says that it was ended for another client's; guarded by streamTable.mu.
+	// evicted means that it was ended to make room for another client's; guarded by streamTable.mu.
 	evicted bool
 	// ending guards over, and the deadlines that expire sets.
 	ending sync.Mutex
@@ -48,11 +48,11 @@ type stream struct {
 
 var _ message.Downstream = (*stream)(nil)
 
-// errMalformed are requests that HTTP/2 can carry and HTTP/1.1 cannot: sent on, they
-// could become two (RFC 9113, 10.3).
+// errMalformed is for requests that are valid in HTTP/2 but not in HTTP/1.1: if they were forwarded, they could become
+// two requests (RFC 9113, 10.3).
 var errMalformed = errors.New("a method, path, host or length that is not allowed")
 
-// newStream makes an exchange of a request.
+// newStream returns the exchange of a request.
 func newStream(w http.ResponseWriter, r *http.Request, client, local netip.AddrPort, lim streamTimes) (*stream, error) {
 	s := &stream{w: w, r: r, body: r.Body, rc: http.NewResponseController(w), readTime: lim.read, writeTime: lim.write}
 	s.req = message.Request{
@@ -78,8 +78,8 @@ func newStream(w http.ResponseWriter, r *http.Request, client, local netip.AddrP
 	return s, nil
 }
 
-// lengthIs says whether a Content-Length, if there is one, is the length that the server
-// took the body for (RFC 9113, 8.1.1).
+// lengthIs reports whether a Content-Length, if there is one, is the length that the server assumed for the body (RFC
+// 9113, 8.1.1).
 func lengthIs(fields []string, length int64) bool {
 	switch len(fields) {
 	case 0:
@@ -91,7 +91,7 @@ func lengthIs(fields []string, length int64) bool {
 	return false
 }
 
-// sendable says whether the parts of a request line are what HTTP/1.1 can have.
+// sendable reports whether the parts of a request line are valid in HTTP/1.1.
 func sendable(r *message.Request) bool {
 	if !httpguts.ValidHeaderFieldName(string(r.Method)) || len(r.Target) == 0 {
 		return false
@@ -115,8 +115,7 @@ func sendable(r *message.Request) bool {
 // Request implements message.Downstream.
 func (s *stream) Request() *message.Request { return &s.req }
 
-// Read implements message.Downstream. The server asks a client that waits for it to go
-// on.
+// Read implements message.Downstream. For a client that waits for status 100, the server sends it.
 func (s *stream) Read(p []byte) (int, error) {
 	if s.ended {
 		return 0, io.EOF
@@ -141,7 +140,7 @@ func (s *stream) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Patient has Read wait for as long as the exchange goes on: the reader bounds that.
+// Patient lets Read wait for as long as the exchange lasts: the reader bounds it.
 func (s *stream) Patient() { s.readTime = 0 }
 
 // Buffered implements message.Downstream; it is not known.
@@ -175,7 +174,7 @@ func (s *stream) Respond(r *message.Response) error {
 	}
 	h := s.w.Header()
 	addFields(h, r.Fields)
-	if r.Status < 200 { // 103 and its like
+	if r.Status < 200 { // 103 and others
 		s.w.WriteHeader(r.Status)
 		clear(h)
 		return nil
@@ -208,7 +207,7 @@ func (s *stream) Write(p []byte) (int, error) {
 		}
 		s.left -= int64(len(p))
 	}
-	// What stays in the server's buffer delays no one.
+	// What stays in the server's buffer delays nobody.
 	if s.unsent += len(p); s.unsent > serverBuffer {
 		s.awaitWrite()
 	}
@@ -220,10 +219,10 @@ func (s *stream) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// serverBuffer is how much of a response the server of x/net collects.
+// serverBuffer is how much of a response the server of x/net buffers.
 const serverBuffer = 4 << 10
 
-// awaitWrite bounds how long a client may take nothing, until wrote.
+// awaitWrite bounds how long a client may read nothing, until wrote.
 func (s *stream) awaitWrite() {
 	switch {
 	case s.writeTime <= 0:
@@ -283,7 +282,7 @@ func (s *stream) StopReading() { _ = s.body.Close() }
 // Abort implements message.Downstream: the stream is reset.
 func (s *stream) Abort() { s.aborted.Store(true) }
 
-// stop ends the timers, and what the client is waited for.
+// stop ends the timers and the waits for the client.
 func (s *stream) stop() {
 	s.ending.Lock()
 	s.over = true
@@ -297,5 +296,5 @@ func (s *stream) stop() {
 	}
 }
 
-// broken says that the client must not take what it has for whole.
+// broken ensures that the client notices an incomplete response.
 func (s *stream) broken() bool { return s.aborted.Load() || !s.responded || !s.finished }

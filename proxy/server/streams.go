@@ -6,20 +6,20 @@ import (
 	"time"
 )
 
-// evictStreams are ended at once, so that a flood costs little for each.
+// evictStreams is how many streams are ended at once, so that the cost per stream of a flood is small.
 const evictStreams = 16
 
 // streamTable holds the exchanges of HTTP/2 by client. Its methods may be called concurrently.
 type streamTable struct {
 	mu sync.Mutex
-	// all counts those that were not ended for others; leaving are those that were, and still run.
+	// all counts streams that were not evicted; leaving counts evicted ones that still run.
 	all, leaving int
 	client       map[netip.Addr]map[*stream]struct{}
 	futile       futile
 }
 
-// enter counts an exchange of a client. A client may have clientStreams, and as many as are free; else streams that
-// wait for a client that has more are ended. why is empty, or says what is full.
+// enter counts an exchange of a client. A client may have clientStreams, and as many as are free; above that, streams
+// are ended that wait for a client with more of them. why is empty, or names the limit that was reached.
 func (t *streamTable) enter(a netip.Addr, s *stream) (why Refusal) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -44,7 +44,7 @@ func (t *streamTable) enter(a netip.Addr, s *stream) (why Refusal) {
 	return ""
 }
 
-// evict ends streams of the client that has most, where that is more than own and another; t.mu is held.
+// evict ends streams of the client with the most, if it has more than own and another; t.mu is held.
 func (t *streamTable) evict(own int) (n int) {
 	now := time.Now()
 	if t.leaving >= allStreams/leavingShare || now.Before(t.futile.until) && own >= t.futile.own {
@@ -74,7 +74,7 @@ func (t *streamTable) evict(own int) (n int) {
 	return n
 }
 
-// leave takes an exchange back.
+// leave removes an exchange from the counts.
 func (t *streamTable) leave(a netip.Addr, s *stream) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -88,7 +88,7 @@ func (t *streamTable) leave(a netip.Addr, s *stream) {
 	}
 }
 
-// total is how many exchanges run.
+// total returns the number of running exchanges.
 func (t *streamTable) total() int {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -7,9 +7,9 @@ import (
 	"wayleave.dev/proxy/schema"
 )
 
-// Asserted are the names of fields that only authentication servers may say to the
-// endpoints of a backend's Service, whatever its port, as auth-response-headers of some path to it lists them: a client
-// may not say them by another path that asks no server. Nil for none.
+// Asserted returns the fields that only authentication servers may set for the endpoints of a backend's Service, on any
+// port, because some path to it lists them in auth-response-headers: a client must not set them through another path
+// without authentication. Nil for none.
 func (t *Table) Asserted(backend string) []string {
 	if t == nil || len(t.asserted) == 0 {
 		return nil
@@ -17,24 +17,22 @@ func (t *Table) Asserted(backend string) []string {
 	return t.asserted[serviceOf(backend)]
 }
 
-// serviceOf is the Service of a backend's key: its ports, and its virtual address, may lead to the
-// same servers.
+// serviceOf returns the Service of a backend's key: its ports and its virtual address may lead to the same servers.
 func serviceOf(backend string) string {
 	service, _, _ := strings.Cut(backend, ":")
 	return service
 }
 
-// AboutCertificate says whether a field, by a name that Asserted has, tells of a client's certificate.
+// AboutCertificate reports whether a field, by its name in Asserted, describes a client's certificate.
 func AboutCertificate(name string) bool {
 	return slices.ContainsFunc(certificateFields, func(f string) bool { return strings.EqualFold(f, name) })
 }
 
-// CertificateFields are all fields that tell of a client's certificate, by their names in lower case.
+// CertificateFields are all fields that describe a client's certificate, in lower case.
 func CertificateFields() []string { return slices.Clone(certificateFields) }
 
-// assertions are those of a host's paths, by backend, and those that tell of a client's
-// certificate. Credentials are left out: endpoints
-// check them, and clients send them where no server is asked.
+// assertions returns those of a host's paths, by backend, and the fields that describe a client's certificate.
+// Credentials are left out: endpoints verify them, and clients send them on paths without authentication.
 func assertions(h *schema.Host) map[string][]string {
 	var out map[string][]string
 	add := func(p *schema.Path) {
@@ -76,7 +74,7 @@ func assertions(h *schema.Host) map[string][]string {
 	return out
 }
 
-// assert joins what hosts assert.
+// assert merges the assertions of all hosts.
 func (t *Table) assert(r *Routes) {
 	for backend, names := range r.asserted {
 		if t.asserted == nil {
@@ -90,7 +88,7 @@ func (t *Table) assert(r *Routes) {
 	}
 }
 
-// AllAsserted are the names that are asserted to some backend, in lower case.
+// AllAsserted returns all asserted names, in lower case.
 func (t *Table) AllAsserted() []string {
 	if t == nil {
 		return nil

@@ -12,20 +12,20 @@ import (
 // Bounds of the regular expressions of one host. RE2 takes a time that grows with the
 // product of an expression's instructions and the length of the text.
 const (
-	// maxOfHost and maxOfIngress bound the instructions of all patterns of a host, and of
-	// those that one Ingress has there. What is beyond is closed.
+	// maxOfHost and maxOfIngress bound the instructions of all patterns of a host, and of those that one Ingress has
+	// there. Excess patterns are closed.
 	maxOfHost    = 8192
 	maxOfIngress = 4096
 	// maxMatched is the longest path that is compared with patterns; see maxWork.
 	maxMatched = 8 << 10
 	// maxWork bounds instructions times bytes for one request: a longer path answers 414.
 	maxWork = 8 << 20
-	// MaxCanaries bounds the canaries of a path: each may have a pattern for a field of the
-	// request, which is compared with 1 KiB of it. Together they stay within maxWork.
+	// MaxCanaries bounds the canaries of a path: each may have a pattern for a field of the request, which is matched
+	// with 1 KiB of it. Together they stay within maxWork.
 	MaxCanaries = 8
 )
 
-// Why a pattern is closed though it is an expression of RE2.
+// Reasons for closing a pattern that is a valid RE2 expression.
 var (
 	errIngressFull = fmt.Errorf("the patterns of this Ingress for the host have more than %d instructions",
 		maxOfIngress)
@@ -33,14 +33,14 @@ var (
 		"that owns it and of older Ingresses come first", maxOfHost)
 )
 
-// compiled is what became of the pattern of a path.
+// compiled is the result for the pattern of a path.
 type compiled struct {
 	*regex.Program
 	err error
 }
 
-// compilePatterns compiles the patterns of a host within the bounds, by index of h.Paths. Those of
-// the host's owner come first, then the order of h.Paths counts.
+// compilePatterns compiles the patterns of a host within the bounds, by index of h.Paths. Those of the host's owner
+// come first, then the order of h.Paths applies.
 func compilePatterns(h *schema.Host) map[int]compiled {
 	var order []int
 	for i := range h.Paths {
@@ -90,8 +90,8 @@ func compilePatterns(h *schema.Host) map[int]compiled {
 	return out
 }
 
-// CheckPatterns says which patterns of a host are closed since the bounds of the host are
-// reached, by index of h.Paths. It compiles them as Make does.
+// CheckPatterns returns the patterns of a host that are closed because the host's bounds are reached, by index of
+// h.Paths. It compiles them as Make does.
 func CheckPatterns(h *schema.Host) map[int]error {
 	out := map[int]error{}
 	for i, c := range compilePatterns(h) {

@@ -1,9 +1,8 @@
 package table
 
-// CertificateOf finds the key of the certificate for a name that a client asks for in a
-// handshake; name is in lower case. wild is that of the wildcard host for it, which also
-// a host without a certificate of its own may use where it is valid for the name. rest
-// says that no host has the name, and is what host "" has then. Empty keys are none.
+// CertificateOf finds the key of the certificate for a name in a handshake; name is in lower case. wild is that of the
+// wildcard host above it, which a host without its own certificate may also use if it is valid for the name. rest means
+// that no host has the name, and is the certificate of host "" then. Empty keys mean none.
 func (t *Table) CertificateOf(name []byte) (own, wild, rest string, known bool) {
 	if t == nil {
 		return "", "", "", false

@@ -9,17 +9,16 @@ import (
 	"wayleave.dev/proxy/schema"
 )
 
-// CertificateFields are those that tell endpoints of a client's certificate, which no client may
-// set.
+// CertificateFields are the fields that describe a client's certificate to endpoints. No client may set them.
 var certificateFields = []string{"ssl-client-cert", "ssl-client-verify", "ssl-client-subject-dn",
 	"ssl-client-issuer-dn"}
 
-// ClientRule is a ClientCert that was read.
+// ClientRule is a parsed ClientCert.
 type ClientRule struct {
 	*schema.ClientCert
 	Match *regexp.Regexp
 	Page  Template
-	// Err is what cannot be read: no client is admitted then.
+	// Err is a parse error: no client is admitted then.
 	Err error
 }
 
@@ -43,11 +42,11 @@ func clientRule(h *schema.Host) *ClientRule {
 	return r
 }
 
-// CheckClientCert reads one as the proxy will.
+// CheckClientCert parses one as the proxy will.
 func CheckClientCert(c *schema.ClientCert) error { return clientRule(&schema.Host{ClientCert: c}).Err }
 
-// ClientRules are those that a request must keep: of the host that it names, and, where that has
-// no path for it, of the host whose path it is; nil for none. other is nil where it is the same.
+// ClientRules returns the rules that a request must satisfy: of the host that it names, and, if that has no path for
+// it, of the host whose path it uses; nil for none. other is nil if it is the same.
 func (t *Table) ClientRules(name []byte, m *Match) (own, other *ClientRule) {
 	if t == nil || !t.certified {
 		return nil, nil
@@ -70,10 +69,10 @@ func (t *Table) ClientRules(name []byte, m *Match) (own, other *ClientRule) {
 	return own, other
 }
 
-// Passes says whether some host is passed through.
+// Passes reports whether some host is passed through.
 func (t *Table) Passes() bool { return t != nil && t.passes }
 
-// Passthrough is the backend that connections for a name are handed to; empty for none.
+// Passthrough returns the backend to which connections for a name are passed; empty for none.
 func (t *Table) Passthrough(name []byte) string {
 	if r := t.Lookup(name); r != nil {
 		return r.Host.Passthrough
@@ -81,17 +80,17 @@ func (t *Table) Passthrough(name []byte) string {
 	return ""
 }
 
-// IsRest says whether no host has the name.
+// IsRest reports whether no host has the name.
 func (t *Table) IsRest(name []byte) bool { r := t.Lookup(name); return r != nil && r == t.rest }
 
-// takesAll says whether the host has a path for every request.
+// takesAll reports whether the host has a path for every request.
 func (r *Routes) takesAll() bool {
 	_, all := r.prefix[""]
 	return all || r.Host.Default != nil
 }
 
-// Handshake is what a client that asks for a name is asked, and offered. The keys of the
-// authorities are empty where it is to show no certificate.
+// Handshake returns what a client that requests a name is asked for, and offered. The keys of the authorities are empty
+// if it need not present a certificate.
 func (t *Table) Handshake(name []byte) (authorities []string, ciphers []uint16) {
 	if t == nil || !t.certified {
 		return nil, nil

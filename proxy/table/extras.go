@@ -10,21 +10,21 @@ import (
 	"wayleave.dev/proxy/schema"
 )
 
-// ReadyField is a Field that was read.
+// ReadyField is a parsed Field.
 type ReadyField struct {
 	Name  []byte
 	Value Template
 }
 
-// ReadyReplace is a Replace that was read.
+// ReadyReplace is a parsed Replace.
 type ReadyReplace struct {
-	// Begin is in place of an expression.
+	// Begin is used in place of an expression.
 	Begin string
 	Match *regexp.Regexp
 	To    Template
 }
 
-// extras are what of the options is read for a request's use in addition to the templates of Ready.
+// extras are the parsed options in addition to the templates of Ready.
 type extras struct {
 	// Target, CacheKey, Host, Mirror and MirrorHost are templates of AuthURL, Upstream and Mirror.
 	Target, CacheKey, Host, Mirror, MirrorHost Template

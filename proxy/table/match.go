@@ -6,35 +6,35 @@ import (
 	"wayleave.dev/proxy/schema"
 )
 
-// Match is where a request leads.
+// Match is the route of a request.
 type Match struct {
 	Host *schema.Host
 	Path *schema.Path
 	// Groups are those of a pattern, for RewriteTarget.
 	Groups [][]byte
-	// Ready are the path's Options as they were read; nil for none.
+	// Ready are the path's parsed Options; nil for none.
 	Ready *Ready
-	// Loose says that the path matches only by Host.Regex, where no path matches otherwise.
+	// Loose means that the path matches only because of Host.Regex, and no path matches otherwise.
 	Loose bool
-	// TooLong says that the path is longer than what is compared with the patterns of the
-	// host: Path is closed, and 414 is the answer.
+	// TooLong means that the path exceeds what is compared with the patterns of the host: Path is closed, and 414 is
+	// the answer.
 	TooLong bool
-	// Steps is the work that patterns took: their instructions times the bytes of the path.
+	// Steps is the work of patterns: their instructions times the bytes of the path.
 	Steps int
-	// loose is for use again.
+	// loose is reused memory.
 	loose []*candidate
-	// only is the one namespace whose paths are looked at; empty for all.
+	// only is the one namespace whose paths are considered; empty for all.
 	only string
 }
 
-// Reset forgets what was found, and keeps its memory.
+// Reset clears the result, and keeps its memory.
 func (m *Match) Reset() {
 	clear(m.loose[:cap(m.loose)])
 	*m = Match{loose: m.loose[:0]}
 }
 
-// Lookup finds the host's routes: the name itself, else the wildcard of its parent, else
-// what no other host has. name is in lower case, without port. nil when there is none.
+// Lookup finds the host's routes: those of the name itself, otherwise of the wildcard host above it, otherwise of the
+// empty host. name is in lower case, without port. nil if there are none.
 func (t *Table) Lookup(name []byte) *Routes {
 	if t == nil {
 		return nil
@@ -52,7 +52,7 @@ func (t *Table) Lookup(name []byte) *Routes {
 	return t.rest
 }
 
-// Rest are the routes of hosts that are not named.
+// Rest returns the routes of the empty host.
 func (t *Table) Rest() *Routes {
 	if t == nil {
 		return nil
@@ -60,14 +60,14 @@ func (t *Table) Rest() *Routes {
 	return t.rest
 }
 
-// Route finds the path for a request: of the host's own, else a guarded one of the wildcard host
-// above it, else of hosts that are not named. name is as Name makes it, path as Clean does.
+// Route finds the path for a request: one of the host, otherwise a guarded one of the wildcard host above it, otherwise
+// one of the empty host. name is the result of Name, path that of Clean.
 func (t *Table) Route(name, path []byte, m *Match) bool {
 	own := t.Lookup(name)
 	if own == nil {
 		return false
 	}
-	if len(own.Host.Paths) == 0 && own.Host.Default == nil { // it has a certificate alone
+	if len(own.Host.Paths) == 0 && own.Host.Default == nil { // it has only a certificate
 		if w := t.above(name); w != nil {
 			own = w
 		}
@@ -78,7 +78,7 @@ func (t *Table) Route(name, path []byte, m *Match) bool {
 	}
 	loose := *m
 	if w := t.above(name); w != nil && w != own && own.findIn(w, path, m) && m.guarded() {
-		return true // what the wildcard host keeps out does not fall through a host below it
+		return true // a guard of the wildcard host also applies below it
 	}
 	rest := t.Rest()
 	if there := rest != nil && rest != own && own.findIn(rest, path, m); !found || there && m.guarded() {
@@ -89,8 +89,8 @@ func (t *Table) Route(name, path []byte, m *Match) bool {
 	return true
 }
 
-// findIn finds the path for a request of the host r, which has none, in the routes of another
-// host: a wildcard one above it, or that of hosts that are not named.
+// findIn finds the path for a request of the host r, which has none, in the routes of another host: the wildcard host
+// above it, or the empty host.
 func (r *Routes) findIn(other *Routes, path []byte, m *Match) bool {
 	if isProof(path) && other.Host.Namespace != r.Host.Namespace {
 		return false
@@ -102,7 +102,7 @@ func (r *Routes) findIn(other *Routes, path []byte, m *Match) bool {
 	return other.Find(path, m)
 }
 
-// skips says whether a path is not looked at. proof is what isProof says of the request.
+// skips reports whether a path is not considered. proof is the result of isProof for the request.
 func (m *Match) skips(p *schema.Path, proof bool) bool {
 	if proof && p.Foreign {
 		return true
@@ -114,14 +114,14 @@ func (m *Match) skips(p *schema.Path, proof bool) bool {
 	return of != "" && of != m.only
 }
 
-// isProof says whether a request asks for the proof that a host is the asker's: only paths of
-// the namespace that owns the host may answer, for the one that answers gets its certificate.
+// isProof reports whether a request is an ACME challenge: only paths of the namespace that owns the host may answer,
+// because whoever answers gets a certificate for the host.
 func isProof(path []byte) bool {
 	return len(path) >= len(schema.ChallengePrefix) &&
 		string(path[:len(schema.ChallengePrefix)]) == schema.ChallengePrefix
 }
 
-// above are the routes of the wildcard host for a name.
+// above returns the routes of the wildcard host above a name.
 func (t *Table) above(name []byte) *Routes {
 	if i := bytes.IndexByte(name, '.'); i > 0 && len(t.wild) > 0 {
 		return t.wild[string(name[i:])]
@@ -133,9 +133,8 @@ func (m *Match) guarded() bool {
 	return m.Path.Guarded() || m.Host != nil && m.Host.ClientCert != nil || m.Ready != nil && m.Ready.Err != nil
 }
 
-// Find finds the path: Exact, then patterns and Prefixes by their length, Prefixes by
-// elements. See docs/ingress.md, "Which path is served". path is as Clean makes it. It is
-// false when no path has it.
+// Find finds the path: Exact, then patterns and Prefixes by their length, Prefixes by elements. See docs/ingress.md,
+// "Which path is served". path is the result of Clean. It returns false if no path matches.
 func (r *Routes) Find(path []byte, m *Match) bool {
 	if !r.find(path, m) {
 		return false
@@ -147,7 +146,7 @@ func (r *Routes) Find(path []byte, m *Match) bool {
 	return true
 }
 
-// tooLong is the path of requests whose path is not compared with patterns.
+// tooLong is the path for requests whose path is not compared with patterns.
 var tooLong = &schema.Path{Kind: schema.Prefix, Path: "/", Closed: true,
 	Source: "a path that is too long to compare with patterns"}
 
@@ -175,7 +174,7 @@ func (r *Routes) find(path []byte, m *Match) bool {
 	return p != nil
 }
 
-// longestPrefix is the longest Prefix by elements that m does not skip; nil for none.
+// longestPrefix returns the longest Prefix by elements that m does not skip; nil for none.
 func (r *Routes) longestPrefix(path []byte, proof bool, m *Match) *schema.Path {
 	if len(r.prefix) == 0 {
 		return nil
@@ -194,8 +193,8 @@ func (r *Routes) longestPrefix(path []byte, proof bool, m *Match) *schema.Path {
 	}
 }
 
-// Name takes the port off an authority and puts it into lower case, in place where that
-// needs no change, else in to. IPv6 addresses keep their brackets.
+// Name removes the port of an authority and converts it to lower case: in place if it needs no change, otherwise in to.
+// IPv6 addresses keep their brackets.
 func Name(host, to []byte) []byte {
 	for i := len(host) - 1; i >= 0; i-- {
 		if host[i] == ']' {
@@ -223,10 +222,9 @@ func Name(host, to []byte) []byte {
 	return host
 }
 
-// Clean is the path that is compared: percent-decoded, without double slashes and dot
-// segments, as servers behind read it; else /public/../admin would be routed as public.
-// It is the path itself where nothing of that is in it. ok is false for a path that
-// leaves the root, has a bad escape or a zero byte.
+// Clean returns the path that is compared: percent-decoded, without double slashes and dot segments, as endpoints read
+// it; otherwise /public/../admin would be routed as public. It returns the path itself if it contains none of these. ok
+// is false for a path that leaves the root, has an invalid escape or a zero byte.
 func Clean(path, to []byte) (clean []byte, ok bool) {
 	if plain(path) {
 		return path, true
@@ -247,7 +245,7 @@ func Clean(path, to []byte) (clean []byte, ok bool) {
 		}
 		to = append(to, c)
 	}
-	// Segments are moved down over what they leave out.
+	// Segments are moved down over removed ones.
 	out := to[:0]
 	for i := 0; i < len(to); {
 		end := bytes.IndexByte(to[i:], '/')

@@ -15,23 +15,23 @@ import (
 // candidate is a path of a host that has patterns.
 type candidate struct {
 	path *schema.Path
-	// re is nil for a path that is no pattern, and for a pattern that is not compiled: that one
-	// is closed and stands for every path that begins with literal.
+	// re is nil for a path that is not a pattern, and for a pattern that is not compiled: the latter is closed and
+	// stands for every path that begins with literal.
 	re *regexp.Regexp
-	// literal is the path or the literal prefix of the pattern, in lower case; rank is its
-	// length without slashes at the end.
+	// literal is the path or the literal prefix of the pattern, in lower case; rank is its length without trailing
+	// slashes.
 	literal string
 	rank    int
 	// steps are the instructions of re.
 	steps int
-	// guarded paths keep requests out; closed is a pattern that is not compiled.
+	// guarded paths restrict access; closed is a pattern that is not compiled.
 	guarded, closed bool
-	// age is the index in Host.Paths: of paths of one text the older comes first.
+	// age is the index in Host.Paths: of paths with the same text the older one comes first.
 	age int
 }
 
-// before orders paths as ingress-nginx orders the locations of a server: the longer text
-// first, of one length the greater.
+// before orders paths as ingress-nginx orders the locations of a server: the longer text first, of equal length the
+// greater.
 func (c *candidate) before(d *candidate) bool { return c.compare(d) < 0 }
 
 func (c *candidate) compare(d *candidate) int {
@@ -39,17 +39,16 @@ func (c *candidate) compare(d *candidate) int {
 	return cmp.Or(len(b)-len(a), strings.Compare(b, a), c.age-d.age)
 }
 
-// takesFrom says whether c, which matches too, is served in place of d, which comes first by
-// length. Length counts what a pattern is written with, not what it names: without this
-// "/(.*)" opens a guarded "/api".
+// takesFrom reports whether c, which matches too, is served in place of d, which comes first by length. The length is
+// that of the pattern's text, not of the paths that it matches: without this rule "/(.*)" opens a guarded "/api".
 func (c *candidate) takesFrom(d *candidate) bool {
 	longer := c.rank - d.rank
 	switch {
 	case longer < 0:
 		return false
-	case d.path.Foreign && !c.path.Foreign: // the owner of the host keeps what its paths name
+	case d.path.Foreign && !c.path.Foreign: // the owner of the host keeps the requests of its paths
 		return true
-	case d.path.Closed || d.closed: // nothing is kept out better
+	case d.path.Closed || d.closed: // no guard is stricter
 		return false
 	case c.guarded && c.path.Foreign && !d.path.Foreign:
 		return longer > 0
@@ -71,12 +70,12 @@ type ordered struct {
 	strict map[*schema.Path]*candidate
 	// longest is the length of the longest path that is compared.
 	longest int
-	// regex is Host.Regex; closed says that what no path has is kept out.
+	// regex is Host.Regex; closed means that requests without a path are refused.
 	regex, closed bool
 }
 
-// find finds the path for a request. strict is the longest Prefix that matches by elements; nil
-// for none. A nil candidate leaves the request to strict.
+// find finds the path for a request. strict is the longest Prefix that matches by elements; nil for none. A nil
+// candidate leaves the request to strict.
 func (o *ordered) find(path []byte, strict *schema.Path, m *Match) (found *candidate, groups [][]byte) {
 	var plain *candidate
 	if strict != nil {
@@ -98,7 +97,7 @@ func (o *ordered) find(path []byte, strict *schema.Path, m *Match) (found *candi
 		groups = text.groups
 	}
 	take := func(c *candidate, g [][]byte) { found, groups = c, g }
-	late := plain // plain has its turn among the patterns
+	late := plain // plain is ranked among the patterns
 	for _, c := range o.patterns[at:] {
 		if late != nil && late.before(c) {
 			if late.takesFrom(found) {
@@ -126,8 +125,8 @@ func (o *ordered) find(path []byte, strict *schema.Path, m *Match) (found *candi
 	return found, groups
 }
 
-// first is the first pattern that matches, and where the patterns behind it begin. Patterns
-// that come after plain are not asked.
+// first returns the first pattern that matches, and where the patterns after it begin. Patterns after plain are not
+// tried.
 func (o *ordered) first(text *subject, plain *candidate) (found *candidate, at int) {
 	var closed *candidate
 	for _, c := range text.m.loose {
@@ -150,10 +149,9 @@ func (o *ordered) first(text *subject, plain *candidate) (found *candidate, at i
 	return nil, at
 }
 
-// alike is the path that ingress-nginx would serve before found: where a host has patterns, it
-// reads every path of the host as one, without regard to case and to elements. found is a pattern
-// or the longest Prefix by elements; nil stands for no path. Paths of another namespace than
-// found's are read as Kubernetes defines them, and no guard is opened.
+// alike returns the path that ingress-nginx would serve before found: if a host has patterns, it treats every path of
+// the host as one, regardless of case and elements. found is a pattern or the longest Prefix by elements; nil for no
+// path. Paths of another namespace than found's are matched as Kubernetes defines them, and no guarded path is opened.
 func (o *ordered) alike(m *Match, found *candidate) (best *candidate) {
 	guarded := found != nil && found.guarded || found == nil && o.closed
 	for _, c := range m.loose {
@@ -172,14 +170,14 @@ func (o *ordered) alike(m *Match, found *candidate) (best *candidate) {
 type subject struct {
 	path  []byte
 	ascii bool
-	// proof leaves out patterns of other namespaces than the host's; see isProof.
+	// proof excludes patterns of other namespaces than the host's; see isProof.
 	proof  bool
 	m      *Match
 	groups [][]byte // of the last match
 }
 
-// matches compares the path with a pattern. The literal prefix goes first: it is cheap. Beyond
-// ASCII one character has several spellings without regard to case, some of other lengths.
+// matches compares the path with a pattern. The literal prefix is compared first, because that is cheap. Characters
+// beyond ASCII can have several case variants, some of different lengths.
 func (s *subject) matches(c *candidate) bool {
 	if s.m.skips(c.path, s.proof) || s.ascii && !hasPrefixFold(s.path, c.literal) {
 		return false
@@ -191,11 +189,11 @@ func (s *subject) matches(c *candidate) bool {
 
 func isASCII(b []byte) bool { return bytes.IndexFunc(b, func(r rune) bool { return r >= 0x80 }) < 0 }
 
-// literals are paths and literal prefixes by their text, so that those that a path begins with
-// are found without a look at the others.
+// literals are paths and literal prefixes by their text, so that the prefixes of a path are found without comparing the
+// others.
 type literals struct {
 	list []*candidate
-	// parent is the next shorter one that list[i].literal begins with; -1 for none.
+	// parent is the index of the next shorter prefix of list[i].literal; -1 for none.
 	parent []int
 }
 
@@ -212,7 +210,7 @@ func makeLiterals(list []*candidate) literals {
 	return l
 }
 
-// prefixes appends those that the path begins with, without regard to case, the longest first.
+// prefixes appends the prefixes of the path, case-insensitively, the longest first.
 func (l *literals) prefixes(path []byte, to []*candidate) []*candidate {
 	n, _ := slices.BinarySearchFunc(l.list, path, func(c *candidate, path []byte) int {
 		if compareFold(path, c.literal) >= 0 {
@@ -230,7 +228,7 @@ func (l *literals) prefixes(path []byte, to []*candidate) []*candidate {
 	return to
 }
 
-// hasPrefixFold says whether b begins with lower but for the case of ASCII letters.
+// hasPrefixFold reports whether b begins with lower, ignoring the case of ASCII letters.
 func hasPrefixFold(b []byte, lower string) bool {
 	return len(b) >= len(lower) && compareFold(b[:len(lower)], lower) == 0
 }
@@ -251,7 +249,7 @@ func compareFold(b []byte, lower string) int {
 	return cmp.Compare(len(b), len(lower))
 }
 
-// lower puts ASCII letters into lower case, and leaves every other byte.
+// lower converts ASCII letters to lower case, and leaves every other byte.
 func lower(s string) string {
 	b := []byte(s)
 	for i, c := range b {
@@ -262,8 +260,7 @@ func lower(s string) string {
 	return string(b)
 }
 
-// order makes the candidates of a host that has patterns or whose paths are read as such; nil for
-// another.
+// order returns the candidates of a host that has patterns or Regex; nil for another.
 func (r *Routes) order(patterns map[int]compiled) *ordered {
 	if len(patterns) == 0 && !r.Host.Regex {
 		return nil
@@ -293,11 +290,11 @@ func (r *Routes) order(patterns map[int]compiled) *ordered {
 		case isPattern:
 			c.guarded, c.closed = true, true
 			at := place{c.literal, p.Foreign}
-			if old := closed[at]; old == nil || c.before(old) { // one answers for all
+			if old := closed[at]; old == nil || c.before(old) { // one closed pattern is enough
 				closed[at] = c
 			}
 		case p.Kind == schema.Exact:
-			if (c.guarded || o.regex && p.Path != "/") && r.exact[p.Path] == p { // the root takes all others there
+			if (c.guarded || o.regex && p.Path != "/") && r.exact[p.Path] == p { // the root matches everything there
 				list = append(list, c)
 			}
 		case r.prefix[trimSlash(p.Path)] == p:

@@ -5,8 +5,8 @@ import (
 	"unicode/utf8"
 )
 
-// readings are what servers may take a path for, the path itself among them: each step that
-// some server is known to do, in any order and number. ok is false when there are too many.
+// readings are the paths as which servers may interpret the path, including the path itself: they apply each step that
+// some server is known to apply, in any order and number. ok is false if there are too many.
 //
 //	decode     percent-decoding, once (nginx, Go, WSGI) or twice (a proxy and a server)
 //	unicode    %uXXXX, overlong UTF-8 and full-width letters (IIS, older Java)
@@ -36,8 +36,8 @@ func readings(path string) (all []string, ok bool) {
 	return all, true
 }
 
-// disputed says whether a path has something that has no use beside leading astray: a
-// backslash, a dot segment at an encoded slash, or overlong UTF-8.
+// disputed reports whether a path contains a construct whose only use is to mislead: a backslash, a dot segment at an
+// encoded slash, or overlong UTF-8.
 func disputed(path string) bool {
 	once := decoded(path)
 	for i := range len(once) {
@@ -60,7 +60,7 @@ func disputed(path string) bool {
 	return false
 }
 
-// decoded is the path with its escapes decoded; what is no escape stays.
+// decoded returns the path with its escapes decoded; invalid escapes stay.
 func decoded(s string) string {
 	if strings.IndexByte(s, '%') < 0 {
 		return s
@@ -77,7 +77,7 @@ func decoded(s string) string {
 	return string(b)
 }
 
-// fromUnicode writes in ASCII what some servers take for ASCII.
+// fromUnicode converts to ASCII what some servers take for ASCII.
 func fromUnicode(s string) string {
 	b := make([]byte, 0, len(s))
 	for i := 0; i < len(s); {
@@ -131,8 +131,7 @@ func hex4(s string) int {
 	return n
 }
 
-// narrow is the ASCII letter that a full-width one, or one that becomes ASCII in another
-// case, is taken for.
+// narrow returns the ASCII letter for a full-width one, or for one that becomes ASCII in another case.
 func narrow(r rune) rune {
 	switch {
 	case 0xff01 <= r && r <= 0xff5e:
@@ -151,7 +150,7 @@ func narrow(r rune) rune {
 	return r
 }
 
-// withoutParameters cuts segments off at their semicolons.
+// withoutParameters truncates segments at their semicolons.
 func withoutParameters(s string) string {
 	if strings.IndexByte(s, ';') < 0 {
 		return s
@@ -165,7 +164,7 @@ func withoutParameters(s string) string {
 
 func withSlashes(s string) string { return strings.ReplaceAll(s, `\`, "/") }
 
-// cutOff ends the path where a decoded one may end.
+// cutOff ends the path where servers may end a decoded one.
 func cutOff(s string) string {
 	if i := strings.IndexAny(s, "\x00?#"); i >= 0 {
 		return s[:i]
@@ -173,7 +172,7 @@ func cutOff(s string) string {
 	return s
 }
 
-// merged has one slash in the place of several.
+// merged replaces several slashes by one.
 func merged(s string) string {
 	for strings.Contains(s, "//") {
 		s = strings.ReplaceAll(s, "//", "/")
@@ -181,8 +180,7 @@ func merged(s string) string {
 	return s
 }
 
-// undotted resolves dot segments (RFC 3986, 5.2.4), also where a dot is written as an escape.
-// Above the root is the root.
+// undotted resolves dot segments (RFC 3986, 5.2.4), also if a dot is written as an escape. Above the root is the root.
 func undotted(s string) string {
 	if !strings.Contains(s, "/.") && !strings.Contains(s, "/%2") {
 		return s
@@ -206,8 +204,8 @@ func undotted(s string) string {
 	return "/" + strings.Join(out, "/")
 }
 
-// trimmed takes off what is not seen at the ends of segments, tabs and line ends everywhere,
-// and dots at the end of names.
+// trimmed removes invisible characters at the ends of segments, tabs and line ends everywhere, and dots at the end of
+// names.
 func trimmed(s string) string {
 	parts := strings.Split(strings.NewReplacer("\t", "", "\r", "", "\n", "").Replace(s), "/")
 	for i, p := range parts {
@@ -230,5 +228,5 @@ func trimmed(s string) string {
 // latter in UTF-8.
 func invisible(c byte) bool { return c <= ' ' || 0x7f <= c && c <= 0xa0 || c == 0xc2 }
 
-// fold is the path to servers to which case means nothing.
+// fold returns the path for case-insensitive servers.
 func fold(s string) string { return strings.ToLower(s) }

@@ -10,22 +10,21 @@ import (
 	"wayleave.dev/proxy/schema"
 )
 
-// Ready is a path's Options, read once, for a request's use.
+// Ready are a path's Options, parsed once for all requests.
 type Ready struct {
 	Rewrite, Redirect, Hash, Ask, SignIn Template
-	// Headers are patterns of Options.Canary, nil where one has none.
+	// Headers are the patterns of Options.Canary; nil for canaries without one.
 	Headers []*regexp.Regexp
 	Origins Origins
-	// Limit is whose requests are counted together: those of one Ingress. LimitRPM is the same for
-	// the limit by the minute.
+	// Limit identifies the requests that are counted together: those of one Ingress. LimitRPM is the same for the limit
+	// per minute.
 	Limit, LimitRPM string
 	Extras          extras
-	// Err is what cannot be read. The path is closed then: an option that is left out may
-	// be one that keeps people out.
+	// Err is a parse error. The path is closed then: an option that is left out may be a guard.
 	Err error
 }
 
-// Prepare reads the options of a path. Ready.Err is for Events, too.
+// Prepare parses the options of a path. Ready.Err is used for Events, too.
 func Prepare(p *schema.Path) *Ready {
 	var bad error
 	if p.Options.PathPattern != "" {
@@ -36,8 +35,7 @@ func Prepare(p *schema.Path) *Ready {
 	return prepare(p, bad)
 }
 
-// prepare reads the options of a path whose pattern was compiled; pattern is what was wrong
-// with it.
+// prepare parses the options of a path whose pattern was compiled; pattern is the error of that.
 func prepare(p *schema.Path, pattern error) *Ready {
 	o := p.Options
 	r := &Ready{Origins: Origins{}, Limit: owner(p), LimitRPM: owner(p) + " by the minute"}
@@ -73,7 +71,7 @@ func prepare(p *schema.Path, pattern error) *Ready {
 	return r
 }
 
-// owner is kind and name of a path's source: "Ingress shop/main".
+// owner returns kind and name of a path's source: "Ingress shop/main".
 func owner(p *schema.Path) string {
 	if f := strings.Fields(p.Source); len(f) >= 2 {
 		return f[0] + " " + f[1]
@@ -81,14 +79,14 @@ func owner(p *schema.Path) string {
 	return p.Source + p.Path
 }
 
-// Origins are those of cross-origin requests that are allowed.
+// Origins are the allowed origins of cross-origin requests.
 type Origins struct {
 	Any   bool
 	exact map[string]bool
 	wild  []wildOrigin
 }
 
-// wildOrigin is "https://" and ".example.com:8443" of "https://*.example.com:8443".
+// wildOrigin is "https://" and ".example.com:8443" for "https://*.example.com:8443".
 type wildOrigin struct{ before, after string }
 
 func parseOrigins(list []string) Origins {
@@ -106,7 +104,7 @@ func parseOrigins(list []string) Origins {
 	return o
 }
 
-// Allows says whether an origin, as a browser sends it, is one of them.
+// Allows reports whether an origin, as a browser sends it, is allowed.
 func (o *Origins) Allows(origin []byte) bool {
 	if len(origin) == 0 || len(origin) > 512 {
 		return false

@@ -10,24 +10,21 @@ import (
 	"wayleave.dev/proxy/schema"
 )
 
-// Bounds of the readings of one path. A path that has more is refused where something is
-// guarded.
+// Bounds of the readings of one path. A path with more readings is refused if the host has guards.
 const (
 	maxReadings     = 48
 	maxReadingBytes = 128 << 10
-	// maxReadingSteps bounds what patterns take for all readings, see Match.Steps.
+	// maxReadingSteps bounds the work of patterns over all readings, see Match.Steps.
 	maxReadingSteps = maxWork
 )
 
-// ErrAmbiguous is a path that some servers take for another one, which is guarded.
+// ErrAmbiguous means that some servers take the path for another one, which is guarded.
 var ErrAmbiguous = errors.New("ambiguous path: some servers read it as a guarded path")
 
-// Spelled looks at the path of a request as it was sent, after m was found for what Clean
-// makes of it. sent is what may go on to an endpoint: the path itself, or the path without
-// its dot segments (RFC 3986, 6.2.2.3). An endpoint may decode twice, end a segment at a
-// semicolon, take a backslash for a slash, and more, see readings: when one of these
-// readings leads to a guard that m has not, the error is ErrAmbiguous. Hosts without guards
-// take all spellings.
+// Spelled checks the path of a request as it was sent, after m was found for the result of Clean. sent is what may be
+// forwarded to an endpoint: the path itself, or the path without its dot segments (RFC 3986, 6.2.2.3). An endpoint may
+// decode twice, end a segment at a semicolon, treat a backslash as a slash, and more, see readings: if one of these
+// readings leads to a guard that m lacks, the error is ErrAmbiguous. Hosts without guards accept all spellings.
 func (t *Table) Spelled(name, raw []byte, m *Match) (sent []byte, err error) {
 	if !t.watched(name) || t.lower == nil && ordinary(raw) {
 		return raw, nil
@@ -41,7 +38,7 @@ func (t *Table) Spelled(name, raw []byte, m *Match) (sent []byte, err error) {
 		was, ok1 := Clean(raw, nil)
 		now, ok2 := Clean(sent, nil)
 		if !ok1 || !ok2 || !bytes.Equal(was, now) {
-			return nil, ErrAmbiguous // an empty segment is one for some, and none for others
+			return nil, ErrAmbiguous // some servers count an empty segment, others do not
 		}
 	} else {
 		sent = raw
@@ -61,8 +58,7 @@ func (t *Table) Spelled(name, raw []byte, m *Match) (sent []byte, err error) {
 	return sent, nil
 }
 
-// covered says whether a reading, in the case it has and in lower case, leads to no guard
-// that m has not.
+// covered reports whether a reading, as written and in lower case, leads to no guard that m lacks.
 func (t *Table) covered(name []byte, path string, m *Match, steps *int) bool {
 	if path == "" || path[0] != '/' {
 		path = "/" + path
@@ -78,8 +74,8 @@ func (t *Table) covered(name []byte, path string, m *Match, steps *int) bool {
 	return lower == t && folded == path || lower.leads(name, folded, m, steps)
 }
 
-// leads says whether a path leads to no guard that m has not. A guard is for the endpoints of its
-// own namespace: paths of others neither refuse a reading nor hide a guard of this one.
+// leads reports whether a path leads to no guard that m lacks. A guard protects the endpoints of its own namespace:
+// paths of others neither refuse a reading nor hide a guard of this one.
 func (t *Table) leads(name []byte, path string, m *Match, steps *int) bool {
 	other := Match{only: m.Path.Namespace()}
 	found := t.Route(name, []byte(path), &other)
@@ -87,7 +83,7 @@ func (t *Table) leads(name []byte, path string, m *Match, steps *int) bool {
 	return *steps <= maxReadingSteps && (!found || covers(m, &other))
 }
 
-// covers says whether every guard of where b leads is one of where a leads.
+// covers reports whether a has every guard of b.
 func covers(a, b *Match) bool {
 	if a.Path == b.Path {
 		return true
@@ -115,7 +111,7 @@ func covers(a, b *Match) bool {
 	return y.KeptBy(x) && (!y.Limits() || owner(a.Path) == owner(b.Path) && x.LimitsAs(y))
 }
 
-// proves says whether a path is for the proof that a host is its owner's; see isProof.
+// proves reports whether a path is an ACME challenge; see isProof.
 func proves(p *schema.Path) bool {
 	return strings.HasPrefix(p.Path, schema.ChallengePrefix) && (p.Options == nil || p.Options.PathPattern == "")
 }
@@ -126,7 +122,7 @@ func closed(m *Match) bool {
 		m.Ready.Err != nil
 }
 
-// watches says whether some path of the host is guarded or closed.
+// watches reports whether some path of the host is guarded or closed.
 func watches(r *Routes) bool {
 	if r.client != nil {
 		return true
@@ -143,7 +139,7 @@ func watches(r *Routes) bool {
 	return r.Host.Default != nil && guarded(r.Host.Default)
 }
 
-// watched says whether a request for the name may meet a guard.
+// watched reports whether a request for the name may meet a guard.
 func (t *Table) watched(name []byte) bool {
 	for _, r := range []*Routes{t.Lookup(name), t.above(name), t.rest} {
 		if r != nil && r.watched {
@@ -153,9 +149,9 @@ func (t *Table) watched(name []byte) bool {
 	return false
 }
 
-// folded are the routes of a host with its paths in lower case, for servers to which case
-// means nothing; nil when they are so already, or nothing is guarded. Of two paths that
-// differ in case that of the host's namespace counts, then the guarded one.
+// folded returns the routes of a host with its paths in lower case, for case-insensitive servers; nil if they are in
+// lower case already, or nothing is guarded. Of two paths that differ only in case, that of the host's namespace
+// counts, then the guarded one.
 func folded(r *Routes) *Routes {
 	if !r.watched || !slices.ContainsFunc(r.Host.Paths, func(p schema.Path) bool { return fold(p.Path) != p.Path }) {
 		return nil
@@ -177,7 +173,7 @@ func folded(r *Routes) *Routes {
 	return compile(&h)
 }
 
-// lowered is the table of folded routes; nil when no host has some.
+// lowered returns the table of folded routes; nil if no host has any.
 func (t *Table) lowered() *Table {
 	if t.rest != nil && t.rest.folded != nil {
 		return t.everyLower()
@@ -210,8 +206,8 @@ func (t *Table) everyLower() *Table {
 	return l
 }
 
-// ordinary says whether all servers read a path as the same: in lower case, without
-// escapes, parameters, empty segments, and without an end that some cut off.
+// ordinary reports whether all servers interpret a path alike: in lower case, without escapes, parameters, empty
+// segments, and without an end that some servers remove.
 func ordinary(path []byte) bool {
 	last := byte(0)
 	for _, c := range path {

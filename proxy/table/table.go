@@ -1,5 +1,5 @@
 // Package table finds the path of a request among the hosts that a proxy routes. Readers have a Table that never
-// changes; a writer makes a new one, which shares what did not change.
+// changes; a writer makes a new one, which shares unchanged parts.
 package table
 
 import "wayleave.dev/proxy/schema"
@@ -7,41 +7,40 @@ import "wayleave.dev/proxy/schema"
 // Table routes. It must not be changed.
 type Table struct {
 	exact map[string]*Routes
-	// wild are by what follows the star.
+	// wild are the hosts by what follows the star.
 	wild map[string]*Routes
 	rest *Routes
-	// certified says that some host asks for certificates of clients, or has ciphers of its own.
+	// certified means that some host requests client certificates, or has its own ciphers.
 	certified bool
-	// passes says that some host is passed through.
+	// passes means that some host is passed through.
 	passes bool
 	// asserted are fields that clients may not set, by Service.
 	asserted map[string][]string
-	// said are all of these names, once each in lower case.
+	// said are all of these names, without duplicates, in lower case.
 	said []string
-	// lower routes paths in lower case; nil where this table does.
+	// lower routes paths in lower case; nil if this table does.
 	lower *Table
 }
 
-// Routes are the paths of one host, made for looking up.
+// Routes are the paths of one host, prepared for lookups.
 type Routes struct {
 	Host   *schema.Host
 	exact  map[string]*schema.Path
 	prefix map[string]*schema.Path
 	// ordered is nil for a host without patterns.
 	ordered *ordered
-	// ready are the options of the paths that have some.
+	// ready are the parsed options of the paths that have some.
 	ready map[*schema.Path]*Ready
 	// asserted is the host's part of Table.asserted.
 	asserted map[string][]string
-	// watched says that some path is guarded, folded are the routes in lower case; see
-	// Table.Spelled.
+	// watched means that some path is guarded; folded are the routes in lower case; see Table.Spelled.
 	watched bool
 	folded  *Routes
-	// client is the host's rule for certificates of clients; nil for none.
+	// client is the host's rule for client certificates; nil for none.
 	client *ClientRule
 }
 
-// Make makes a table; hosts that last has already are shared with it.
+// Make makes a table; unchanged hosts are shared with last.
 func Make(last *Table, hosts map[string]*schema.Host) *Table {
 	t := &Table{exact: make(map[string]*Routes, len(hosts)), wild: map[string]*Routes{}}
 	for name, h := range hosts {
@@ -113,7 +112,7 @@ func compile(h *schema.Host) *Routes {
 	return r
 }
 
-// trimSlash: a trailing slash of a prefix means nothing.
+// trimSlash removes the trailing slash of a prefix, which has no meaning.
 func trimSlash(s string) string {
 	for len(s) > 0 && s[len(s)-1] == '/' {
 		s = s[:len(s)-1]

@@ -7,14 +7,14 @@ import (
 	"strings"
 )
 
-// Template is text with variables of a request in it, as "$host", "${arg_id}" or "$1".
+// Template is text with variables of a request, such as "$host", "${arg_id}" or "$1".
 type Template []Part
 
-// Part is text, or a variable when Kind says so.
+// Part is text, or a variable if Kind is set.
 type Part struct {
 	Kind VariableKind
-	// Name is the text; of a header field, cookie or argument it is the name, in lower case
-	// and with "-" for "_" of a header field.
+	// Name is the text, or the name of a header field, cookie or argument, in lower case and with "-" for "_" in a
+	// header field.
 	Name string
 	// Group is the number of a pattern's group.
 	Group int
@@ -27,11 +27,11 @@ type VariableKind uint8
 const (
 	Text              VariableKind = iota
 	Group                          // $1 … $9
-	RequestURI                     // $request_uri: path and query as they were sent
+	RequestURI                     // $request_uri: path and query as sent
 	EscapedRequestURI              // $escaped_request_uri: the same for a query's value
 	URI                            // $uri: the path, decoded and cleaned
 	HostName                       // $host: in lower case, without port
-	HTTPHost                       // $http_host: as it was sent
+	HTTPHost                       // $http_host: as sent
 	Scheme                         // $scheme
 	RemoteAddr                     // $remote_addr: the client
 	Args                           // $args, $query_string
@@ -41,17 +41,17 @@ const (
 	Argument                       // $arg_NAME
 	BinaryRemoteAddr               // $binary_remote_addr: the client, in 4 or 16 bytes
 	ConnectedAddr                  // $realip_remote_addr: the peer of the connection
-	RemotePort                     // $remote_port: 0 where a trusted proxy names the client
+	RemotePort                     // $remote_port: 0 if a trusted proxy names the client
 	RemoteUser                     // $remote_user: the name of basic authentication
 	ServerName                     // $server_name: the host of the route, "_" for none
-	ServerAddr                     // $server_addr: the address that the client came to
+	ServerAddr                     // $server_addr: the address that the client connected to
 	ServerPort                     // $server_port, $pass_server_port, $pass_port
 	ServerProtocol                 // $server_protocol: HTTP/1.0, HTTP/1.1 or HTTP/2.0
-	IsArgs                         // $is_args: "?" where there is a query
+	IsArgs                         // $is_args: "?" if there is a query
 	HTTPSOn                        // $https: "on" or nothing
 	RequestLine                    // $request: method, target and protocol
 	RequestID                      // $request_id: 128 random bits, in 32 digits
-	KnownRequestID                 // $req_id: the client's X-Request-ID, else $request_id
+	KnownRequestID                 // $req_id: the client's X-Request-ID, otherwise $request_id
 	ContentLength                  // $content_length
 	Namespace                      // $namespace: that of the Ingress
 	IngressName                    // $ingress_name
@@ -61,7 +61,7 @@ const (
 	LocationPath                   // $location_path: the path of the Ingress
 )
 
-// named are the variables that have no name of the request's in theirs.
+// named are the variables whose names contain no name from the request.
 var named = map[string]VariableKind{
 	"request_uri": RequestURI, "escaped_request_uri": EscapedRequestURI, "uri": URI, "document_uri": URI,
 	"host": HostName, "http_host": HTTPHost, "best_http_host": HTTPHost, "scheme": Scheme, "pass_access_scheme": Scheme,
@@ -77,11 +77,11 @@ var named = map[string]VariableKind{
 	"service_port": ServicePort, "proxy_upstream_name": UpstreamName, "location_path": LocationPath,
 }
 
-// Variables are the names that ParseTemplate knows, in order, without $http_NAME, $cookie_NAME,
-// $arg_NAME and groups.
+// Variables returns the names that ParseTemplate knows, in order, without $http_NAME, $cookie_NAME, $arg_NAME and
+// groups.
 func Variables() []string { return slices.Sorted(maps.Keys(named)) }
 
-// ParseTemplate reads one. The error names a variable that is not known.
+// ParseTemplate parses a template. The error names an unknown variable.
 func ParseTemplate(s string) (Template, error) {
 	var t Template
 	for s != "" {
@@ -105,7 +105,7 @@ func ParseTemplate(s string) (Template, error) {
 	return t, nil
 }
 
-// variableName splits what follows a dollar sign.
+// variableName splits the text after a dollar sign.
 func variableName(s string) (name, rest string, err error) {
 	if strings.HasPrefix(s, "{") {
 		name, rest, ok := strings.Cut(s[1:], "}")
@@ -152,7 +152,7 @@ func variable(name string) (Part, error) {
 	return Part{}, fmt.Errorf("variable %q is not known", "$"+name)
 }
 
-// IsURL says whether the text begins with the scheme of a URL, as nginx looks at it.
+// IsURL reports whether the text begins with the scheme of a URL, by nginx's rule.
 func (t Template) IsURL() bool {
 	if len(t) == 0 {
 		return false
@@ -163,7 +163,7 @@ func (t Template) IsURL() bool {
 	return strings.HasPrefix(t[0].Name, "http://") || strings.HasPrefix(t[0].Name, "https://")
 }
 
-// Has says whether the template has a variable of one of the kinds.
+// Has reports whether the template has a variable of one of the kinds.
 func (t Template) Has(kinds ...VariableKind) bool {
 	for _, p := range t {
 		if slices.Contains(kinds, p.Kind) {

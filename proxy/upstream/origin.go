@@ -15,19 +15,17 @@ import (
 	"wayleave.dev/proxy/schema"
 )
 
-// Origin is a client that an endpoint is told by the PROXY protocol (haproxy's
-// doc/proxy-protocol.txt). A connection that began with it carries that client's requests
-// and to no other. The zero Origin is not sent.
+// Origin is a client that the PROXY protocol (haproxy's doc/proxy-protocol.txt) announces to an endpoint. A connection
+// that began with it carries only that client's requests. The zero Origin is not sent.
 type Origin struct {
 	// Version of the header, 1 or 2; 0 for none.
 	Version uint8
-	// Client is where the request came from, port 0 where only the address is known;
-	// Local where it came to.
+	// Client is the source of the request, with port 0 if only the address is known; Local is its destination.
 	Client, Local netip.AddrPort
-	// TLS is how the endpoint is spoken to by TLS; a connection made by one is used for no other.
+	// TLS configures TLS to the endpoint; a connection is used only for requests with the same configuration.
 	TLS *schema.EndpointTLS
-	// Authority and Certificate are what the keys of TLS stand for now; nil for none. A connection
-	// that was verified, or opened, by others is not used.
+	// Authority and Certificate are the current values for the keys in TLS; nil for none. A connection that was opened
+	// with other values is not used.
 	Authority   *authority.Set
 	Certificate *tls.Certificate
 }
@@ -41,7 +39,7 @@ func (o Origin) AppendHeader(b []byte) []byte {
 	if !dst.IsValid() {
 		dst = netip.IPv4Unspecified()
 	}
-	if src.Is4() != dst.Is4() { // both are of one family in a header
+	if src.Is4() != dst.Is4() { // a header needs one family
 		src, dst = netip.AddrFrom16(src.As16()), netip.AddrFrom16(dst.As16())
 	}
 	if o.Version == 1 {
@@ -62,7 +60,7 @@ func (o Origin) AppendHeader(b []byte) []byte {
 	return binary.BigEndian.AppendUint16(b, o.Local.Port())
 }
 
-// Bounds of connections that are one client's: few of them are used again.
+// Bounds of connections for single clients: few of them are reused.
 const (
 	originIdle = 10 * time.Second
 	originMost = 256
@@ -75,7 +73,7 @@ type kept struct {
 	c         *h1.Client
 }
 
-// GetFor is Get for a connection that tells the endpoint a client; Get where o is zero.
+// GetFor is Get for a connection that announces a client to the endpoint; it is Get if o is zero.
 func (e *Endpoint) GetFor(ctx context.Context, o Origin, encrypted, sure bool, timeout time.Duration) (c *h1.Client,
 	reused bool, err error) {
 	if o == (Origin{}) {
@@ -96,7 +94,7 @@ func (e *Endpoint) GetFor(ctx context.Context, o Origin, encrypted, sure bool, t
 	return c, false, err
 }
 
-// keptFor takes an idle connection of a client, the last used; nil when there is none.
+// keptFor takes the most recently used idle connection of a client; nil if there is none.
 func (e *Endpoint) keptFor(o Origin, encrypted bool) *h1.Client {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -112,8 +110,7 @@ func (e *Endpoint) keptFor(o Origin, encrypted bool) *h1.Client {
 	return nil
 }
 
-// PutFor is Put for a connection of GetFor. Of too many the one that was used longest ago
-// is closed.
+// PutFor is Put for a connection of GetFor. If there are too many, the least recently used one is closed.
 func (e *Endpoint) PutFor(c *h1.Client, o Origin, encrypted bool) {
 	if o == (Origin{}) {
 		e.Put(c, encrypted)
@@ -136,8 +133,7 @@ func (e *Endpoint) PutFor(c *h1.Client, o Origin, encrypted bool) {
 	}
 }
 
-// DialFor opens a connection, which begins with a PROXY header where o is not zero, before
-// all else.
+// DialFor opens a connection, which begins with a PROXY header if o is not zero.
 func (e *Endpoint) DialFor(ctx context.Context, o Origin, encrypted bool, protocols ...string) (net.Conn, error) {
 	conn, err := e.dial(ctx)
 	if err != nil {
@@ -152,7 +148,7 @@ func (e *Endpoint) DialFor(ctx context.Context, o Origin, encrypted bool, protoc
 	return e.secure(ctx, conn, encrypted, o.TLS, protocols)
 }
 
-// Key tells Origins apart, as text. It has no addresses of memory, which may come again.
+// Key distinguishes Origins, as text. It contains no pointers, whose values can recur.
 func (o Origin) Key() string {
 	key := string(o.AppendHeader(nil))
 	if o.TLS != nil {

@@ -11,12 +11,12 @@ import (
 	"wayleave.dev/proxy/schema"
 )
 
-// TLS is what endpoints may speak that is encrypted. The zero value allows TLS 1.2 and 1.3 with key exchanges that
-// have forward secrecy.
+// TLS restricts encryption to endpoints. The zero value permits TLS 1.2 and 1.3 with key exchanges that have forward
+// secrecy.
 type TLS struct {
-	// MinVersion is the oldest version, as crypto/tls numbers them; 0 for TLS 1.2.
+	// MinVersion is the oldest version, in crypto/tls's numbers; 0 for TLS 1.2.
 	MinVersion uint16
-	// RSAKeyExchange allows cipher suites without forward secrecy, which servers of old have alone.
+	// RSAKeyExchange permits cipher suites without forward secrecy, because some old servers have no others.
 	RSAKeyExchange bool
 }
 
@@ -28,8 +28,7 @@ func rsaKeyExchange() []uint16 {
 	}
 }
 
-// SetTLS replaces what endpoints may speak, for connections that are opened. The certificate of an endpoint is not
-// checked (see DialFor).
+// SetTLS replaces the restrictions for later connections. The certificate of an endpoint is not verified (see DialFor).
 func (s *Set) SetTLS(t TLS) {
 	c := &tls.Config{InsecureSkipVerify: true, MinVersion: cmp.Or(t.MinVersion, tls.VersionTLS12)}
 	if t.RSAKeyExchange {
@@ -43,15 +42,15 @@ func (s *Set) SetTLS(t TLS) {
 
 // Keys are certificates and authorities by key. Its methods may be called concurrently.
 type Keys interface {
-	// Authority are the authorities of a key; nil for none that are good.
+	// Authority returns the authorities of a key; nil if there are no valid ones.
 	Authority(key string) *authority.Set
-	// Pair is the certificate of a key; nil for none.
+	// Pair returns the certificate of a key; nil for none.
 	Pair(key string) *tls.Certificate
 }
 
-// config is that of a handshake with an endpoint. Without rules, and without authorities, the
-// endpoint's certificate is not checked, as ingress-nginx does not by default: endpoints are
-// addresses, which certificates do not name. What is asked for and is not there is an error.
+// config returns that of a handshake with an endpoint. Without rules, and without authorities, the endpoint's
+// certificate is not verified, like ingress-nginx's default: endpoints are addresses, which certificates do not name. A
+// requested key that does not exist is an error.
 func (s *Set) config(by *schema.EndpointTLS, protocols []string) (*tls.Config, error) {
 	c := s.tls.Load()
 	if by == nil && len(protocols) == 0 {
@@ -74,7 +73,7 @@ func (s *Set) config(by *schema.EndpointTLS, protocols []string) (*tls.Config, e
 			pair = s.settings.Keys.Pair(by.Certificate)
 		}
 		if pair == nil {
-			return nil, fmt.Errorf("certificate %s, which endpoints are to be shown, is not there", by.Certificate)
+			return nil, fmt.Errorf("client certificate %s for endpoints does not exist", by.Certificate)
 		}
 		c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return pair, nil }
 	}
@@ -87,7 +86,7 @@ func (s *Set) config(by *schema.EndpointTLS, protocols []string) (*tls.Config, e
 	}
 	if set == nil {
 		return nil,
-			fmt.Errorf("the authorities of %s, which must have signed the certificates of endpoints, are not there",
+			fmt.Errorf("the authorities %s for certificates of endpoints do not exist",
 				by.Authority)
 	}
 	c.VerifyConnection = func(said tls.ConnectionState) error {

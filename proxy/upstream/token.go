@@ -8,13 +8,13 @@ import (
 	"time"
 )
 
-// token is one that was made, with the secret that made it.
+// token is a computed token, with the secret that was used.
 type token struct {
 	secret *[]byte
 	text   string
 }
 
-// SetSecret changes Settings.Secret, for requests that come.
+// SetSecret changes Settings.Secret, for later requests.
 func (s *Set) SetSecret(secret []byte) {
 	if old := s.secret.Load(); !bytes.Equal(*old, secret) {
 		secret = bytes.Clone(secret)
@@ -22,8 +22,8 @@ func (s *Set) SetSecret(secret []byte) {
 	}
 }
 
-// Token names an endpoint to clients: the same for the same address and secret, in every
-// proxy. Without the secret the address cannot be derived from it.
+// Token identifies an endpoint to clients: it is the same for the same address and secret, in every proxy. Without the
+// secret the address cannot be derived from it.
 func (e *Endpoint) Token() string {
 	secret := e.set.secret.Load()
 	if t := e.token.Load(); t != nil && t.secret == secret {
@@ -36,8 +36,7 @@ func (e *Endpoint) Token() string {
 	return t.text
 }
 
-// Named finds the endpoint of a token. One that drains is found only while no other is
-// there.
+// Named finds the endpoint of a token. A draining one is found only if there is no other.
 func (b *Backend) Named(token []byte) *Endpoint {
 	from := b.fresh
 	if len(from) == 0 {
@@ -51,5 +50,5 @@ func (b *Backend) Named(token []byte) *Endpoint {
 	return nil
 }
 
-// Fit says whether the endpoint may be tried: it is not ejected, and not in tried.
+// Fit reports whether the endpoint may be tried: it is not ejected, and not in tried.
 func (e *Endpoint) Fit(tried []*Endpoint) bool { return e.fit(time.Now().UnixNano(), tried) }

@@ -1,11 +1,11 @@
-// Package upstream keeps the servers behind a proxy: which of them gets a request, their
-// connections, and who is left out for a while because it failed.
+// Package upstream manages the endpoints behind a proxy: it selects one for each request, holds their connections, and
+// ejects endpoints that fail.
 //
 // Invariants:
 //   - An endpoint is one object for as long as any backend has it, so its connections
-//     and its state outlive every change of routes.
-//   - A request is never without an endpoint while its backend has one: an ejected
-//     or draining endpoint still serves when there is no other.
+//     and its state survive every change of routes.
+//   - A request always gets an endpoint if its backend has one: an ejected
+//     or draining endpoint still serves if there is no other.
 package upstream
 
 import (
@@ -28,31 +28,32 @@ import (
 
 // Settings of all endpoints.
 type Settings struct {
-	// IdlePerEndpoint is how many connections are kept for the next request, IdleTime how
-	// long one is kept. It should be below the servers' own.
+	// IdlePerEndpoint is how many connections are kept for later requests, IdleTime how long one is kept. It should be
+	// shorter than the servers' own time.
 	IdlePerEndpoint int
 	IdleTime        time.Duration
-	// Failures in a row eject an endpoint for Eject, which doubles up to EjectMost.
+	// Failures is the number of consecutive failures that ejects an endpoint for the time Eject, which doubles up to
+	// EjectMost.
 	Failures         int
 	Eject, EjectMost time.Duration
-	// SlowStart is how long a new endpoint, or one that is back, gets fewer requests.
+	// SlowStart is how long a new endpoint, or one that has recovered, gets fewer requests.
 	SlowStart time.Duration
-	// Dial opens connections; nil is net.Dialer's.
+	// Dial opens connections; nil for net.Dialer's.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 	// Keys are certificates and authorities for TLS to endpoints; nil for none.
 	Keys Keys
-	// Secret keeps clients from deriving addresses from the tokens of endpoints. All proxies
-	// of a cluster must have the same; may be empty.
+	// Secret prevents clients from deriving addresses from the tokens of endpoints. All proxies of a cluster must have
+	// the same one; may be empty.
 	Secret []byte
 }
 
-// Defaults are settings that fit most clusters.
+// Defaults are settings that suit most clusters.
 func Defaults() Settings {
 	return Settings{IdlePerEndpoint: 1024, IdleTime: 50 * time.Second, Failures: 5, Eject: time.Second,
 		EjectMost: 30 * time.Second, SlowStart: 10 * time.Second}
 }
 
-// Set is all endpoints and backends of a proxy. Its methods may be called concurrently.
+// Set contains all endpoints and backends of a proxy. Its methods may be called concurrently.
 type Set struct {
 	settings Settings
 	shared   *h1.Shared
@@ -65,7 +66,7 @@ type Set struct {
 	tls       atomic.Pointer[tls.Config]
 }
 
-// NewSet makes an empty one.
+// NewSet returns an empty Set.
 func NewSet(s Settings) *Set {
 	if s.Dial == nil {
 		s.Dial = (&net.Dialer{KeepAlive: 30 * time.Second}).DialContext
@@ -78,13 +79,13 @@ func NewSet(s Settings) *Set {
 	return set
 }
 
-// SetHead replaces the limits of the heads of responses over HTTP/1.1, for requests that come.
+// SetHead replaces the limits of the heads of responses over HTTP/1.1, for later requests.
 func (s *Set) SetHead(l h1.HeadLimits) { s.shared.SetHead(l) }
 
-// Backend is the endpoints of a key.
+// Backend contains the endpoints of a key.
 type Backend struct {
 	Key string
-	// all are every endpoint, fresh those that are not draining.
+	// all are all endpoints, fresh those that are not draining.
 	all, fresh []*Endpoint
 	next       atomic.Uint64
 }
@@ -98,7 +99,7 @@ type Endpoint struct {
 	users int
 
 	active atomic.Int64
-	// failures in a row, and until when it is ejected (nanoseconds, 0 for not).
+	// Consecutive failures, and until when it is ejected (nanoseconds, 0 for not ejected).
 	failures, ejections atomic.Int32
 	ejected             atomic.Int64
 	since               atomic.Int64
@@ -106,7 +107,7 @@ type Endpoint struct {
 
 	mu   sync.Mutex
 	gone bool
-	idle [2][]*h1.Client // plain and TLS, the last used last
+	idle [2][]*h1.Client // plain and TLS, the most recently used last
 	kept []kept          // those of single clients, in order of time
 }
 
@@ -133,8 +134,8 @@ func (s *Set) Run(ctx context.Context) {
 	}
 }
 
-// sweep closes what has been idle since before a time, has been closed by its server, or has bytes that
-// nobody asked for: the kernel would hold them.
+// sweep closes connections that have been idle since before a time, were closed by their server, or have unexpected
+// bytes, which the kernel would keep.
 func (e *Endpoint) sweep(before time.Time) {
 	var old []*h1.Client
 	e.mu.Lock()
@@ -157,17 +158,17 @@ func (e *Endpoint) sweep(before time.Time) {
 	}
 }
 
-// Lookup returns a backend; nil when there is none of the key.
+// Lookup returns a backend; nil if there is none of the key.
 func (s *Set) Lookup(key string) *Backend { return (*s.backends.Load())[key] }
 
-// Has says whether an address is an endpoint of some backend.
+// Has reports whether an address is an endpoint of some backend.
 func (s *Set) Has(a netip.AddrPort) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.endpoints[a] != nil
 }
 
-// Replace makes these all backends; those that are equal stay the same object.
+// Replace replaces all backends; equal ones stay the same object.
 func (s *Set) Replace(want map[string]*schema.Backend) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -232,7 +233,7 @@ func (b *Backend) same(t *schema.Backend) bool {
 	return fresh == len(b.fresh)
 }
 
-// backend makes one; its endpoints are found or made, and used once more each.
+// backend creates one; its endpoints are found or created, and their use counts incremented.
 func (s *Set) backend(t *schema.Backend) *Backend {
 	b := &Backend{Key: t.Key}
 	for _, x := range t.Endpoints {
@@ -252,7 +253,7 @@ func (s *Set) backend(t *schema.Backend) *Backend {
 	return b
 }
 
-// leave uses the endpoints of a backend once less. Exchanges that run go on.
+// leave decrements the use counts of a backend's endpoints. Running exchanges continue.
 func (s *Set) leave(b *Backend) {
 	for _, e := range b.all {
 		if e.users--; e.users > 0 {
@@ -275,23 +276,22 @@ func (s *Set) leave(b *Backend) {
 	}
 }
 
-// Len is the number of endpoints that take new requests.
+// Len returns the number of endpoints that take new requests.
 func (b *Backend) Len() int { return len(b.fresh) }
 
-// All are the backend's endpoints, those that drain too.
+// All returns the backend's endpoints, including draining ones.
 func (b *Backend) All() []*Endpoint { return b.all }
 
-// Balance is how endpoints are drawn.
+// Balance is how endpoints are selected.
 type Balance uint8
 
-// RandomTwo takes the less busy of two drawn at random, RoundRobin one after the other.
+// RandomTwo selects the less busy of two random endpoints, RoundRobin one after the other.
 const (
 	RandomTwo Balance = iota
 	RoundRobin
 )
 
-// Pick draws an endpoint, one that is not in tried where there is another; nil when the
-// backend has none.
+// Pick selects an endpoint, one that is not in tried if there is another; nil if the backend has none.
 func (b *Backend) Pick(how Balance, tried []*Endpoint) *Endpoint {
 	from := b.fresh
 	if len(from) == 0 {
@@ -336,7 +336,7 @@ func (b *Backend) Pick(how Balance, tried []*Endpoint) *Endpoint {
 			}
 		}
 	}
-	// All are ejected or tried: one that was not tried is better than none.
+	// All are ejected or tried: an ejected one that was not tried is better than none.
 	for _, e := range from {
 		if !in(e, tried) {
 			return e
@@ -345,8 +345,8 @@ func (b *Backend) Pick(how Balance, tried []*Endpoint) *Endpoint {
 	return from[rand.IntN(len(from))]
 }
 
-// Hash draws by a key: the same key has the same endpoint, and when one goes only its
-// keys move (rendezvous hashing).
+// Hash selects by a key: equal keys get the same endpoint, and when one is removed only its keys move (rendezvous
+// hashing).
 func (b *Backend) Hash(key []byte, tried []*Endpoint) *Endpoint {
 	from := b.fresh
 	if len(from) == 0 {
@@ -374,14 +374,13 @@ func (b *Backend) Hash(key []byte, tried []*Endpoint) *Endpoint {
 	return best
 }
 
-// HashSubset draws one of a key's n endpoints at random. A key has the same ones for as long as they
-// are there.
+// HashSubset selects one of a key's n endpoints at random. A key keeps the same ones for as long as they exist.
 func (b *Backend) HashSubset(key []byte, n int, tried []*Endpoint) *Endpoint {
 	out := slices.Clone(tried)
 	for range rand.IntN(max(n, 1)) {
 		e := b.Hash(key, out)
 		if e == nil || in(e, out) {
-			break // there are fewer
+			break // the backend has fewer
 		}
 		out = append(out, e)
 	}
@@ -391,7 +390,7 @@ func (b *Backend) HashSubset(key []byte, n int, tried []*Endpoint) *Endpoint {
 	return b.Hash(key, tried)
 }
 
-// mix spreads what FNV leaves close together.
+// mix spreads similar values of FNV.
 func mix(x uint64) uint64 {
 	x ^= x >> 33
 	x *= 0xff51afd7ed558ccd
@@ -413,7 +412,7 @@ func (e *Endpoint) fit(now int64, tried []*Endpoint) bool { return !e.out(now) &
 
 func (e *Endpoint) out(now int64) bool { return e.ejected.Load() > now }
 
-// load is how busy it is; a new one counts as busier than it is.
+// load returns how busy it is; a new endpoint counts as busier than it is.
 func (e *Endpoint) load(now int64) int64 {
 	n := e.active.Load() + 1
 	slow := e.set.settings.SlowStart
@@ -423,13 +422,13 @@ func (e *Endpoint) load(now int64) int64 {
 	return n
 }
 
-// Begin counts an exchange with the endpoint, End takes it back.
+// Begin counts an exchange with the endpoint.
 func (e *Endpoint) Begin() { e.active.Add(1) }
 
-// End is the end of what Begin began.
+// End undoes Begin.
 func (e *Endpoint) End() { e.active.Add(-1) }
 
-// Failed counts a failure, and Worked forgets those before.
+// Failed counts a failure.
 func (e *Endpoint) Failed() {
 	s := &e.set.settings
 	if int(e.failures.Add(1)) < s.Failures {
@@ -443,7 +442,7 @@ func (e *Endpoint) Failed() {
 	e.since.Store(now.Add(d).UnixNano())
 }
 
-// Worked says that an exchange went well.
+// Worked records success, and resets the failures.
 func (e *Endpoint) Worked() {
 	if e.failures.Load() != 0 {
 		e.failures.Store(0)
@@ -453,15 +452,15 @@ func (e *Endpoint) Worked() {
 	}
 }
 
-// Ejected says whether it is left out now.
+// Ejected reports whether it is ejected now.
 func (e *Endpoint) Ejected() bool { return e.out(time.Now().UnixNano()) }
 
 // Active is the number of exchanges with it.
 func (e *Endpoint) Active() int64 { return e.active.Load() }
 
-// Get returns a connection, an idle one if sure is false and there is one. reused says
-// that it was. An idle one that has anything to read is closed instead: what its server sent
-// unasked would be the next client's response.
+// Get returns a connection: an idle one unless sure is true or there is none. reused reports whether it was idle. An
+// idle connection with unread bytes is closed instead: what its server sent unasked would be the next client's
+// response.
 func (e *Endpoint) Get(ctx context.Context, encrypted, sure bool, timeout time.Duration) (c *h1.Client,
 	reused bool, err error) {
 	k := 0
@@ -507,7 +506,7 @@ func (e *Endpoint) dial(ctx context.Context) (net.Conn, error) {
 	return conn, nil
 }
 
-// secure begins TLS on a connection, where it is to be encrypted.
+// secure starts TLS on a connection that must be encrypted.
 func (e *Endpoint) secure(ctx context.Context, conn net.Conn, encrypted bool, by *schema.EndpointTLS,
 	protocols []string) (net.Conn, error) {
 	if !encrypted {
@@ -522,7 +521,7 @@ func (e *Endpoint) secure(ctx context.Context, conn net.Conn, encrypted bool, by
 	}
 	t := tls.Client(conn, config)
 	if err := t.HandshakeContext(ctx); err != nil {
-		return nil, errors.Join(fmt.Errorf("endpoint %s: TLS, as ingress.endpointTLS… allow it: %w", e.text,
+		return nil, errors.Join(fmt.Errorf("endpoint %s: TLS within the settings ingress.endpointTLS…: %w", e.text,
 			err), conn.Close())
 	}
 	return t, nil

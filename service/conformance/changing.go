@@ -15,8 +15,8 @@ import (
 	"wayleave.dev/service/ipvs"
 )
 
-// Changing is a mode that may be replaced by another on a live node, as an agent with
-// other settings does after a restart.
+// Changing is a mode that can be replaced by another one on a live node, like an agent that restarts with other
+// settings.
 type Changing struct {
 	t      *testing.T
 	node   *Node
@@ -25,7 +25,7 @@ type Changing struct {
 	end func() // of the mode's Run
 }
 
-// modeOf makes a mode by its name, not yet in the kernel.
+// modeOf returns a mode by its name; the kernel is not changed.
 func modeOf(p dataplane.Planes, kind string) (service.Mode, error) {
 	switch kind {
 	case "iptables-nft":
@@ -38,7 +38,7 @@ func modeOf(p dataplane.Planes, kind string) (service.Mode, error) {
 	return p.Nftables(), nil
 }
 
-// NewChanging is a node without a mode; drain is ipvs.drain.
+// NewChanging returns a node without a mode; drain is ipvs.drain.
 func NewChanging(t *testing.T, n *Node, drain time.Duration) *Changing {
 	t.Helper()
 	tables, err := nft.NewKernel(n.NS.FD())
@@ -52,14 +52,14 @@ func NewChanging(t *testing.T, n *Node, drain time.Duration) *Changing {
 	n.NS.Sysctl("net/ipv4/conf/all/route_localnet", "1")
 	c := &Changing{t: t, node: n, end: func() {}, planes: dataplane.Planes{NSFD: n.NS.FD(), NFT: tables, Track: track,
 		Scheduler: "rr", Drain: drain,
-		// The lock file is the test's own: tests beside it are in other namespaces.
+		// The test has its own lock file: tests that run at the same time are in other namespaces.
 		Memory: t.TempDir() + "/iptables", LockFile: t.TempDir() + "/xtables.lock"}}
 	t.Cleanup(func() { c.end() })
 	return c
 }
 
-// Become has another mode, "nftables", "iptables-nft", "iptables-legacy" or "ipvs", of
-// which nothing is in the kernel yet. What there was is as after a kill.
+// Become switches to a new instance of the mode "nftables", "iptables-nft", "iptables-legacy" or "ipvs", which has no
+// state in the kernel yet. The former mode's state stays as after SIGKILL.
 func (c *Changing) Become(kind string) {
 	c.t.Helper()
 	c.end()
@@ -85,15 +85,15 @@ func (c *Changing) Become(kind string) {
 	c.end = func() { cancel(); <-done }
 }
 
-// Disturb implements Mode; nothing here does.
-func (c *Changing) Disturb(*testnet.NS) { c.t.Error("not disturbed here") }
+// Disturb implements Mode; these tests do not use it.
+func (c *Changing) Disturb(*testnet.NS) { c.t.Error("Disturb is not supported") }
 
-// Leave takes the others out.
+// Leave removes the other modes.
 func (c *Changing) Leave() error {
 	return c.planes.Leave(c.t.Context(), c.Mode, func(what string) { c.t.Logf("%s: %s", c.node.Name, what) })
 }
 
-// Remains names what is left of the modes that do not run.
+// Remains lists what is left of the modes that do not run.
 func (c *Changing) Remains() (out []string) {
 	c.t.Helper()
 	others, err := c.planes.Others(c.Mode)
@@ -110,7 +110,7 @@ func (c *Changing) Remains() (out []string) {
 	return out
 }
 
-// localOf is what a mode must know of a node of the world.
+// localOf returns the facts that a mode needs about a node of the world.
 func localOf(n *Node) service.NodeFacts {
 	return service.NodeFacts{NodeIPs: n.Addrs, PodCIDRs: n.PodCIDRs, OwnPodCIDRs: n.OwnCIDRs,
 		NodePortCIDRs: []netip.Prefix{netip.MustParsePrefix("172.30.0.0/24"), netip.MustParsePrefix("fd00:30::/64"),

@@ -7,8 +7,8 @@ import (
 	"wayleave.dev/service"
 )
 
-// Driven drives one of Wayleave's modes by changes, as the agent does: the first time
-// it is programmed, and after a disturbance, as a whole.
+// Driven drives one of Wayleave's modes by changes, as the agent does. The first time, and after a disturbance, it
+// applies the complete state.
 type Driven struct {
 	Mode  service.Mode
 	Node  string
@@ -46,5 +46,5 @@ func (m *Driven) Program(ctx context.Context, snap model.Snapshot) error {
 	return m.Mode.Apply(ctx, set, del)
 }
 
-// Forget has the next Program begin from what the kernel has.
+// Forget makes the next Program start from the kernel's state.
 func (m *Driven) Forget() { m.known = false }

@@ -14,8 +14,8 @@ import (
 	"wayleave.dev/model"
 )
 
-// Live is traffic during a change: a loss meter from a pod to the ClusterIP and from outside to node ports, of the node
-// of the endpoint and of the other one, and connections and sockets that are held open.
+// Live is traffic during a change: loss meters from a pod to the ClusterIP and from outside to the node ports of both
+// nodes, and connections and sockets that stay open.
 type Live struct {
 	t       *testing.T
 	w       *World
@@ -29,11 +29,10 @@ type Live struct {
 
 const meterPort = 30777
 
-// late is when an answer counts as lost: on a busy machine, or one that is emulated, much
-// is slow.
+// late is the time after which an answer counts as lost. It is long because busy and emulated machines are slow.
 const late = 30 * time.Second
 
-// Meter puts a service into force that echoes on the third pod, for Live.
+// Meter programs an echo Service with the third pod as backend, for Live.
 func (w *World) Meter() {
 	w.t.Helper()
 	server := w.Pods[2].NS
@@ -60,11 +59,11 @@ func (w *World) Meter() {
 	w.Program()
 }
 
-// Web is a service with a node port, TCP and UDP, for Set.
+// Web is a Service with a node port, TCP and UDP, for Set.
 func Web() *model.Service { return web() }
 
-// Start begins to measure, and opens connections to the service web, which must be in
-// force, and Meter's. pace is 1 where the machine is fast, a part of that elsewhere.
+// Start begins to measure, and opens connections to the Services web and Meter, which must be programmed. pace is the
+// fraction of the full packet rate: 1 on a fast machine.
 func Start(t *testing.T, w *World, pace float64) *Live {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -93,10 +92,10 @@ func Start(t *testing.T, w *World, pace float64) *Live {
 	return m
 }
 
-// atLeast is how long is measured: where a change is quick, what follows it is seen, too.
+// atLeast is the minimum time of measurement: after a quick change, its consequences are measured, too.
 const atLeast = 2 * time.Second
 
-// Stop ends the measuring; anything lost fails the test.
+// Stop ends the measurement; a lost packet fails the test.
 func (m *Live) Stop() {
 	m.t.Helper()
 	time.Sleep(time.Until(m.since.Add(atLeast)))
@@ -118,7 +117,7 @@ type open struct {
 	pod  string
 }
 
-// openAll opens TCP connections and UDP sockets of which the change must end none.
+// openAll opens TCP connections and UDP sockets, none of which the change may break.
 func openAll(t *testing.T, w *World) (list []open) {
 	t.Helper()
 	for _, from := range []Client{w.Clients()[0], w.Clients()[2], w.Clients()[4]} {
@@ -147,8 +146,7 @@ func openAll(t *testing.T, w *World) (list []open) {
 	return list
 }
 
-// Check wants an answer over each connection and socket: of TCP by the one that it is
-// connected with.
+// Check requires an answer over each connection and socket; over TCP it must be from the same pod.
 func (m *Live) Check(when string) {
 	m.t.Helper()
 	for _, o := range m.held {
@@ -166,7 +164,7 @@ func (m *Live) Close() {
 	}
 }
 
-// Ask wants answers to new connections.
+// Ask requires answers to new connections.
 func (m *Live) Ask() {
 	m.t.Helper()
 	w := m.w

@@ -11,8 +11,8 @@ import (
 	"wayleave.dev/model"
 )
 
-// conditions: only ready endpoints get connections; when none is ready, those that
-// terminate but still serve do (KEP-1669); none else ever.
+// conditions: only ready endpoints get connections. If none is ready, those get them that are terminating and still
+// serve (KEP-1669), and no others.
 func conditions(t *testing.T, w *World) {
 	ready := model.Endpoint{Ready: true, Serving: true}
 	leaving := model.Endpoint{Serving: true, Terminating: true}
@@ -36,7 +36,7 @@ func conditions(t *testing.T, w *World) {
 					refused(t, c, network, vip(is6))
 					return
 				}
-				for range 8 { // an even choice of two would be found out in 255 of 256 runs
+				for range 8 { // an even choice of two would be detected in 255 of 256 runs
 					if pod, _, err := c.Ask(network, vip(is6)); err != nil || pod != row.want {
 						t.Fatalf("%q answered, %v", pod, err)
 					}
@@ -46,8 +46,8 @@ func conditions(t *testing.T, w *World) {
 	}
 }
 
-// liveFlows: a UDP client whose endpoint stays keeps it, whatever happens to the
-// others, and also when the service is refused for a while.
+// liveFlows: a UDP client keeps its endpoint while that exists, whatever happens to other endpoints, and also while the
+// Service is refused.
 func liveFlows(t *testing.T, w *World) {
 	for _, is6 := range []bool{false, true} {
 		for _, to := range []netip.AddrPort{vip(is6), w.nodeAddr(0, is6)} {
@@ -84,8 +84,8 @@ func liveFlows(t *testing.T, w *World) {
 	}
 }
 
-// fromOutside: a client that is no pod and has a route to the VIP is served, and its
-// answers come by the node that it asked.
+// fromOutside: a client that is not a pod and has a route to the VIP is served, and answers return through the node
+// that it used.
 func fromOutside(t *testing.T, w *World) {
 	w.Set(web(), w.Pods[2])
 	w.Outside.Route(vip4+"/32", w.Nodes[0].Addrs[0].String())
@@ -103,8 +103,7 @@ func fromOutside(t *testing.T, w *World) {
 	each(t, func(t *testing.T, network string, is6 bool) { refused(t, c, network, vip(is6)) })
 }
 
-// hostNetwork: a backend may be a pod with the node's own network, asked from that
-// very node as well.
+// hostNetwork: a backend can be a pod on the node's network, also for clients on the same node.
 func hostNetwork(t *testing.T, w *World) {
 	for _, host := range w.Hosts {
 		w.Set(web(), host)
@@ -124,8 +123,8 @@ func hostNetwork(t *testing.T, w *World) {
 	}
 }
 
-// localVIP: where a VIP is an address of the node, as that of DNS is, and nobody
-// listens on it there, processes of the node reach backends of other nodes.
+// localVIP: if a VIP is an address of the node, like that of DNS, and no local process listens there, processes of the
+// node reach backends on other nodes.
 func localVIP(t *testing.T, w *World) {
 	for _, n := range w.Nodes {
 		n.NS.Run("ip", "addr", "add", vip4+"/32", "dev", "lo", "scope", "host")
@@ -146,8 +145,7 @@ func localVIP(t *testing.T, w *World) {
 	}
 }
 
-// sideBySide: services with the same port numbers, and with the same backends, do
-// not get each other's connections.
+// sideBySide: Services with the same port numbers or the same backends do not get each other's connections.
 func sideBySide(t *testing.T, w *World) {
 	other := web(model.ServicePort{Name: "tcp", Protocol: model.TCP, Port: 80, NodePort: nodePort + 1},
 		model.ServicePort{Name: "udp", Protocol: model.UDP, Port: 80, NodePort: nodePort + 1})
@@ -174,12 +172,12 @@ func sideBySide(t *testing.T, w *World) {
 	w.Remove(other.Name)
 	each(t, func(t *testing.T, network string, is6 bool) {
 		if pod, _, err := c.Ask(network, vip(is6)); err != nil || pod != "pod1b" {
-			t.Errorf("after the other went: %q answered, %v", pod, err)
+			t.Errorf("after the other was removed: %q answered, %v", pod, err)
 		}
 	})
 }
 
-// restart: killing and starting the program costs no connection, new or old.
+// restart: killing and restarting the program breaks no connection, new or established.
 func restart(t *testing.T, w *World) {
 	w.Set(web(), w.Pods[1], w.Pods[2])
 	c := w.Clients()[0]

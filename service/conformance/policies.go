@@ -21,7 +21,7 @@ func ext(is6 bool) netip.AddrPort {
 	return netip.AddrPortFrom(netip.MustParseAddr(ext4), 80)
 }
 
-// dropped wants silence: no answer and no refusal.
+// dropped requires silence: no answer and no refusal.
 func dropped(t *testing.T, c Client, network string, to netip.AddrPort) {
 	t.Helper()
 	pod, _, err := c.ask(network, to, patience)
@@ -35,7 +35,7 @@ func timedOut(err error) bool {
 	return errors.As(err, &n) && n.Timeout()
 }
 
-// routed gives the client outside a route to the external addresses by a node.
+// routed gives the external client a route to the external addresses through a node.
 func (w *World) routed(node int) (undo func()) {
 	for i, a := range []string{ext4 + "/32", ext6 + "/128"} {
 		w.Outside.Route(a, w.Nodes[node].Addrs[i].String())
@@ -46,9 +46,8 @@ func (w *World) routed(node int) (undo func()) {
 	}
 }
 
-// sticky is a Service with session affinity, at addresses and a node port that no other
-// test uses: IPVS remembers UDP flows for five minutes, and a client's port that comes
-// again is such a flow.
+// sticky is a Service with session affinity, at addresses and a node port that no other test uses: IPVS remembers UDP
+// flows for five minutes, and a reused client port would match such a flow.
 func sticky() (svc *model.Service, vip func(is6 bool) netip.AddrPort, port uint16) {
 	port = nodePort + 9
 	svc = web(model.ServicePort{Name: "tcp", Protocol: model.TCP, Port: 80, NodePort: port},
@@ -58,8 +57,8 @@ func sticky() (svc *model.Service, vip func(is6 bool) netip.AddrPort, port uint1
 	return svc, func(is6 bool) netip.AddrPort { return netip.AddrPortFrom(pick(svc.ClusterIPs, is6), 80) }, port
 }
 
-// affinity: a client keeps its endpoint; 12 connections that all meet the same one of
-// three by chance happen once in 177,147.
+// affinity: a client keeps its endpoint. That 12 connections meet the same one of three endpoints by chance has a
+// probability of 1 in 177,147.
 func affinity(t *testing.T, w *World) {
 	svc, vip, port := sticky()
 	defer w.Remove(svc.Name)
@@ -97,7 +96,7 @@ func affinity(t *testing.T, w *World) {
 	})
 }
 
-// forgetFlows is for clients that must be new ones.
+// forgetFlows removes tracked flows, so that clients count as new.
 func (w *World) forgetFlows() {
 	for _, n := range w.Nodes {
 		n.NS.ForgetFlows()
@@ -168,11 +167,11 @@ func affinityChanges(t *testing.T, w *World) {
 // Lingerer is a Mode that remembers a client for a time after the affinity has ended.
 type Lingerer interface{ Linger() time.Duration }
 
-// affinityEnds: a client that was away for longer than the timeout may meet any
-// endpoint; that it meets the same one twelve times happens once in 4096.
+// affinityEnds: a client that was idle for longer than the timeout may get any endpoint. That it gets the same one
+// twelve times has a probability of 1 in 4096.
 func affinityEnds(t *testing.T, w *World) {
 	svc := web(model.ServicePort{Name: "tcp", Protocol: model.TCP, Port: 80})
-	// Not at the address of before: IPVS keeps a client for the timeout that it came under.
+	// The Service has another address than before: IPVS keeps the timeout that was set when the client connected.
 	svc.Name.Name, svc.ClusterIPs = "away", []netip.Addr{netip.MustParseAddr("10.96.0.52")}
 	to := netip.AddrPortFrom(svc.ClusterIPs[0], 80)
 	svc.Affinity = time.Second
@@ -197,9 +196,8 @@ func affinityEnds(t *testing.T, w *World) {
 	t.Errorf("always %s", first)
 }
 
-// externalIPs: external addresses are served on every node, to all clients; addresses of a load balancer likewise,
-// without a detour by it. Clients outside are seen by the
-// address of the node that they came to.
+// externalIPs: external addresses are served on every node, to all clients; so are addresses of a load balancer,
+// without a detour through it. Endpoints see external clients by the address of the node that they used.
 func externalIPs(t *testing.T, w *World) {
 	for _, kind := range []string{"external IP", "load balancer"} {
 		svc := web()
@@ -228,7 +226,7 @@ func externalIPs(t *testing.T, w *World) {
 			}
 			undo()
 		}
-		// An address that may be a node's own is not the service's alone.
+		// If the address can be a node's own, other programs may serve it, too.
 		t.Run(kind+", no endpoints", func(t *testing.T) {
 			w.Set(svc)
 			defer w.routed(0)()
@@ -239,8 +237,8 @@ func externalIPs(t *testing.T, w *World) {
 	}
 }
 
-// externalLocal: clients outside reach endpoints of the node that they ask, and are
-// seen by their own address; clients in the cluster reach any.
+// externalLocal: external clients reach endpoints on the node that they use, and keep their own address; clients in the
+// cluster reach any endpoint.
 func externalLocal(t *testing.T, w *World) {
 	svc := web()
 	svc.Type, svc.ExternalLocal = model.LoadBalancer, true
@@ -285,9 +283,8 @@ func externalLocal(t *testing.T, w *World) {
 	}
 }
 
-// externalLocalAway: where no endpoint is on the node, clients outside get nothing, so
-// that a load balancer sees it; clients in the cluster are served; and where there is
-// none at all every client is refused.
+// externalLocalAway: without an endpoint on the node, packets of external clients are dropped, so that a load balancer
+// notices; clients in the cluster are served. Without any endpoint, all clients are refused.
 func externalLocalAway(t *testing.T, w *World) {
 	svc := web()
 	svc.Type, svc.ExternalLocal = model.LoadBalancer, true
@@ -315,7 +312,7 @@ func externalLocalAway(t *testing.T, w *World) {
 	})
 }
 
-// internalLocal: the ClusterIP leads to endpoints of the client's node only.
+// internalLocal: the ClusterIP leads only to endpoints on the client's node.
 func internalLocal(t *testing.T, w *World) {
 	svc := web()
 	svc.InternalLocal = true
@@ -350,8 +347,7 @@ func internalLocal(t *testing.T, w *World) {
 	})
 }
 
-// sourceRanges: only they may use the load balancer's address; node ports and the
-// ClusterIP are not theirs to guard.
+// sourceRanges: they restrict the load balancer's address, but neither node ports nor the ClusterIP.
 func sourceRanges(t *testing.T, w *World) {
 	out, pod := w.Clients()[4], w.Clients()[0]
 	svc := web()
@@ -368,7 +364,7 @@ func sourceRanges(t *testing.T, w *World) {
 		{name: "of pods", ranges: []string{"10.244.0.0/16", "fd00:244::/32"}, pod: true},
 		{name: "of both", ranges: []string{"172.30.0.99/32", "10.244.1.0/24", "fd00:30::99/128", "fd00:244:0:1::/64"},
 			out: true, pod: true},
-		{name: "of nobody here", ranges: []string{"198.51.100.0/24", "2001:db8:1::/48"}},
+		{name: "of no client here", ranges: []string{"198.51.100.0/24", "2001:db8:1::/48"}},
 		{name: "of everybody", ranges: []string{"0.0.0.0/0", "::/0"}, out: true, pod: true},
 	} {
 		t.Run(row.name, func(t *testing.T) {
@@ -397,8 +393,8 @@ func sourceRanges(t *testing.T, w *World) {
 	}
 }
 
-// hints: each node uses the endpoints that are for it or its zone; hints that are not
-// complete, or leave a node with nothing, are not followed (KEP-2433, KEP-3015).
+// hints: each node uses the endpoints that are assigned to it or its zone. Hints that are incomplete, or leave a node
+// without endpoints, are ignored (KEP-2433, KEP-3015).
 func hints(t *testing.T, w *World) {
 	ep := func(zones, nodes string) model.Endpoint {
 		e := model.Endpoint{Ready: true, Serving: true}
@@ -454,7 +450,7 @@ func hints(t *testing.T, w *World) {
 	}
 }
 
-// oneFamily: a service of one family is not served in the other, its node port neither.
+// oneFamily: a single-family Service, and its node port, are not served in the other family.
 func oneFamily(t *testing.T, w *World) {
 	for _, only6 := range []bool{false, true} {
 		svc := web()
@@ -478,7 +474,7 @@ func oneFamily(t *testing.T, w *World) {
 	}
 }
 
-// otherProxy: a service with the label service-proxy-name is left to its proxy.
+// otherProxy: a Service with the label service-proxy-name is left to that proxy.
 func otherProxy(t *testing.T, w *World) {
 	svc := web()
 	w.Set(svc, w.Pods[2])
@@ -494,7 +490,7 @@ func otherProxy(t *testing.T, w *World) {
 	})
 }
 
-// notProxied: an EndpointSlice with the label service.kubernetes.io/headless is for DNS alone.
+// notProxied: an EndpointSlice with the label service.kubernetes.io/headless is used by DNS only.
 func notProxied(t *testing.T, w *World) {
 	svc := web()
 	mark := func(is bool) {
@@ -544,7 +540,7 @@ func noNodePort(t *testing.T, w *World) {
 	})
 }
 
-// policyChanges: policies change under live connections, which stay where they are.
+// policyChanges: traffic policies change while connections are open; the connections keep their endpoints.
 func policyChanges(t *testing.T, w *World) {
 	svc := web()
 	w.Set(svc, w.Pods[2])
@@ -616,8 +612,8 @@ func localhost(t *testing.T, w *World) {
 	})
 }
 
-// externalLocalMoves: a UDP client outside moves on when its endpoint goes, and when
-// none is left on the node it is served no more.
+// externalLocalMoves: an external UDP client moves when its endpoint is removed; when none is left on the node, it is
+// no longer served.
 func externalLocalMoves(t *testing.T, w *World) {
 	svc := web()
 	svc.Type, svc.ExternalLocal = model.LoadBalancer, true
@@ -637,7 +633,7 @@ func externalLocalMoves(t *testing.T, w *World) {
 				}
 				w.Set(svc, w.Pods[3])
 				if pod, _, err := Say(udp); err != nil || pod != "pod2b" {
-					t.Errorf("after its endpoint went: %q, %v", pod, err)
+					t.Errorf("after its endpoint was removed: %q, %v", pod, err)
 				}
 				w.Set(svc, w.Pods[0])
 				if pod, _, err := say(udp, patience); err == nil {

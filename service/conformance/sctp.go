@@ -13,8 +13,8 @@ import (
 	"wayleave.dev/model"
 )
 
-// sctp: an INIT, made by hand since kernels need not have SCTP sockets, arrives at an
-// endpoint with its port, and the endpoint's answer comes back from the frontend.
+// sctp: a handmade INIT (kernels may lack SCTP sockets) arrives at an endpoint with its port, and the endpoint's answer
+// comes from the frontend.
 func sctp(t *testing.T, w *World) {
 	svc := web(model.ServicePort{Name: "s", Protocol: model.SCTP, Port: 80, NodePort: nodePort})
 	w.Set(svc, w.Pods[2])
@@ -34,9 +34,8 @@ func sctp(t *testing.T, w *World) {
 	}
 }
 
-// sctpInit sends an INIT and waits for what the server's kernel answers: an ABORT where
-// it has SCTP, and else an ICMP error, which is no answer; so the server answers by
-// hand, too.
+// sctpInit sends an INIT and waits for an answer. The server's kernel sends an ABORT if it supports SCTP, otherwise an
+// ICMP error, which is no answer; therefore the server answers by hand, too.
 func sctpInit(client, server *testnet.NS, to netip.AddrPort, is6 bool) error {
 	network := "ip4:132"
 	if is6 {
@@ -70,7 +69,7 @@ func sctpInit(client, server *testnet.NS, to netip.AddrPort, is6 bool) error {
 	if err != nil {
 		return fmt.Errorf("the endpoint: %w", err)
 	}
-	// INIT ACK, with the tag of the INIT: connection tracking looks at it.
+	// INIT ACK, with the tag of the INIT, which connection tracking checks.
 	if _, err := s.WriteTo(chunk(8080, binary.BigEndian.Uint16(got), 7, 2), from); err != nil {
 		return err
 	}
@@ -84,7 +83,7 @@ func sctpInit(client, server *testnet.NS, to netip.AddrPort, is6 bool) error {
 	return nil
 }
 
-// read waits for a packet to a port, and from one unless that is 0.
+// read waits for a packet to a port; from is the source port, 0 for any.
 func read(c net.PacketConn, dst, src uint16) ([]byte, net.Addr, error) {
 	buf := make([]byte, 2048)
 	for {

@@ -59,7 +59,7 @@ func each(t *testing.T, fn func(t *testing.T, network string, is6 bool)) {
 	}
 }
 
-// row is a test of the table. It gets a world without Services, and leaves no trace but Services.
+// row is a test of the table. It gets a world without Services, and may leave only Services behind.
 type row struct {
 	name string
 	run  func(*testing.T, *World)
@@ -73,28 +73,28 @@ func rows() []row {
 		{"service removed", serviceRemoved}, {"many ports", manyPorts}, {"UDP before the service", udpBefore},
 		{"foreign flush", foreignFlush},
 		{"hairpin", hairpin}, {"conditions of endpoints", conditions}, {"live UDP flows", liveFlows},
-		{"ClusterIP from outside", fromOutside}, {"backends with the node's network", hostNetwork},
+		{"ClusterIP from outside", fromOutside}, {"backends on the node's network", hostNetwork},
 		{"VIP is an address of the node", localVIP}, {"services side by side", sideBySide},
 		{"restart under traffic", restart},
 		{"session affinity", affinity}, {"session affinity follows changes", affinityChanges},
 		{"session affinity ends", affinityEnds},
 		{"external IPs", externalIPs}, {"external policy Local", externalLocal},
-		{"external policy Local without endpoints here", externalLocalAway},
+		{"external policy Local without local endpoints", externalLocalAway},
 		{"internal policy Local", internalLocal}, {"source ranges", sourceRanges}, {"topology hints", hints},
-		{"one family", oneFamily}, {"another proxy's service", otherProxy}, {"slices for DNS alone", notProxied},
+		{"one family", oneFamily}, {"a service of another proxy", otherProxy}, {"slices for DNS only", notProxied},
 		{"SCTP", sctp},
 		{"no node port", noNodePort}, {"policy changes", policyChanges},
-		{"external policy Local, endpoints go", externalLocalMoves},
+		{"external policy Local, endpoints are removed", externalLocalMoves},
 		{"node ports on localhost", localhost},
 	}
 }
 
-// Run puts a mode through the whole table, on one network. The rows do not depend on each other: each begins without
-// Services, and their order is drawn anew each time.
+// Run runs the complete table for a mode, on one network. Rows do not depend on each other: each begins without
+// Services, and their order is random.
 func Run(t *testing.T, start func(*Node) Mode) {
 	w := NewWorld(t, start)
 	seed := uint64(time.Now().UnixNano())
-	t.Logf("the order of the rows is drawn from %d", seed)
+	t.Logf("the seed of the order of rows is %d", seed)
 	table := rows()
 	rand.New(rand.NewPCG(seed, 0)).Shuffle(len(table), func(i, j int) { table[i], table[j] = table[j], table[i] })
 	for _, r := range table {
@@ -102,8 +102,8 @@ func Run(t *testing.T, start func(*Node) Mode) {
 	}
 }
 
-// clusterIP: every place reaches the service by its VIP, and pods are seen by
-// their own address: "the source address is not changed" for pods and ClusterIPs.
+// clusterIP: every client reaches the Service by its VIP, and backends see pods by their own address: "the source
+// address is not changed" for pods and ClusterIPs.
 func clusterIP(t *testing.T, w *World) {
 	w.Set(web(), w.Pods[1], w.Pods[2])
 	for _, c := range w.Clients()[:4] {
@@ -124,8 +124,8 @@ func clusterIP(t *testing.T, w *World) {
 	}
 }
 
-// nodePorts: every node serves the port, with a backend or without, also to its
-// own processes and to pods; with policy Cluster the source may be the node.
+// nodePorts: every node serves the port, with or without a backend, also to its own processes and to pods; with policy
+// Cluster the source can be the node's address.
 func nodePorts(t *testing.T, w *World) {
 	w.Set(web(), w.Pods[2]) // node1 has none
 	for _, c := range w.Clients() {
@@ -136,9 +136,9 @@ func nodePorts(t *testing.T, w *World) {
 					if err != nil || pod != "pod2a" {
 						t.Errorf("%q answered, %v", pod, err)
 					}
-					// The answer must come back by the node that was asked.
+					// The answer must return through the node that the client used.
 					if self := pick(w.Nodes[node].Addrs, is6); node != 1 && seen != self {
-						t.Errorf("it saw %s, the node that was asked is %s", seen, self)
+						t.Errorf("it saw %s, the node's address is %s", seen, self)
 					}
 				})
 			})
@@ -146,8 +146,8 @@ func nodePorts(t *testing.T, w *World) {
 	}
 }
 
-// spread: with 3 equal slots and 150 connections, fewer than 25 or more than 80
-// for one has a chance below one in 10⁵.
+// spread: with 3 equal slots and 150 connections, the probability that one gets fewer than 25 or more than 80 is below
+// 10⁻⁵.
 func spread(t *testing.T, w *World) {
 	w.Set(web(), w.Pods[1], w.Pods[2], w.Pods[3])
 	c := w.Clients()[0]
@@ -181,12 +181,12 @@ func hairpin(t *testing.T, w *World) {
 	})
 }
 
-// refused wants an answer "nobody there", soon.
+// refused requires a prompt refusal.
 func refused(t *testing.T, c Client, network string, to netip.AddrPort) {
 	t.Helper()
 	start := time.Now()
 	pod, _, err := c.Ask(network, to)
-	// The kernel tells a process of the node itself with EPERM when it sends.
+	// The kernel reports the refusal to a process of the same node as EPERM of the send call.
 	if !errors.Is(err, syscall.ECONNREFUSED) && !(errors.Is(err, syscall.EPERM) &&
 		strings.HasSuffix(c.Name, "itself")) {
 		t.Errorf("%s to %s by %s: %q answered, %v; want a refusal", c.Name, to, network, pod, err)
@@ -220,8 +220,8 @@ func unknownPort(t *testing.T, w *World) {
 	})
 }
 
-// endpointRemoved: an established TCP connection lives on; a UDP client that keeps
-// its socket moves to an endpoint that is there.
+// endpointRemoved: an established TCP connection continues; a UDP client that keeps its socket moves to an existing
+// endpoint.
 func endpointRemoved(t *testing.T, w *World) {
 	for _, is6 := range []bool{false, true} {
 		w.Set(web(), w.Pods[1])
@@ -285,7 +285,7 @@ func serviceRemoved(t *testing.T, w *World) {
 	}
 }
 
-// manyPorts: several ports, and one port number of two protocols, go apart.
+// manyPorts: several ports of a Service, and one port number in two protocols, are independent.
 func manyPorts(t *testing.T, w *World) {
 	w.Set(web(model.ServicePort{Name: "a", Protocol: model.TCP, Port: 80}, model.ServicePort{Name: "b",
 		Protocol: model.TCP, Port: 81},
@@ -303,8 +303,7 @@ func manyPorts(t *testing.T, w *World) {
 	})
 }
 
-// udpBefore: a client that sent before there were endpoints is served once there
-// are, on the same socket.
+// udpBefore: a client that sends before there are endpoints is served on the same socket once there are.
 func udpBefore(t *testing.T, w *World) {
 	w.Remove(web().Name)
 	c := w.Clients()[0]
@@ -329,8 +328,7 @@ func udpBefore(t *testing.T, w *World) {
 	}
 }
 
-// foreignFlush: rules that somebody took away come back, and an established
-// connection lives through it.
+// foreignFlush: rules that another program removed are restored, and an established connection survives.
 func foreignFlush(t *testing.T, w *World) {
 	w.Set(web(), w.Pods[2])
 	c := w.Clients()[0]

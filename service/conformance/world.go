@@ -1,9 +1,7 @@
-// Package conformance is one table of packets that every mode of the service
-// proxy must pass: real packets, through this kernel, in namespaces that are two
-// nodes with pods and a client outside.
+// Package conformance is one table of packet tests that every mode of the service proxy must pass: real packets through
+// the kernel, in network namespaces for two nodes with pods and an external client.
 //
-// The table knows nothing of any mode, so that others' programs can be run under
-// it as well.
+// The table knows nothing about the modes, so that other programs can be tested with it, too.
 package conformance
 
 import (
@@ -22,14 +20,13 @@ import (
 
 // Mode is a data plane on one node.
 type Mode interface {
-	// Program makes exactly the services of the snapshot hold. It is called whenever
-	// they change.
+	// Program makes the kernel serve exactly the Services of the snapshot. It is called whenever they change.
 	Program(ctx context.Context, snap model.Snapshot) error
-	// Disturb takes the mode's rules away behind its back.
+	// Disturb removes the mode's rules without telling it.
 	Disturb(node *testnet.NS)
 }
 
-// Node tells a mode where it is.
+// Node describes a node to a mode.
 type Node struct {
 	Name     string
 	NS       *testnet.NS
@@ -39,20 +36,19 @@ type Node struct {
 	Zone     string
 }
 
-// World is the network: two nodes and a client outside on one segment, two pods
-// on the first node and two on the second.
+// World is the network: two nodes and an external client on one segment, and two pods on each node.
 type World struct {
 	t       *testing.T
 	Nodes   []*Node
 	Pods    []*Pod
-	Hosts   []*Pod // a pod with the node's own network on each
+	Hosts   []*Pod // a host-network pod of each node
 	Outside *testnet.NS
 	Store   *model.Store
 	modes   []Mode
 	start   func(*Node) Mode
 }
 
-// Restart replaces the modes by new ones, as if their processes had been killed.
+// Restart replaces the modes by new instances, as if their processes had been killed.
 func (w *World) Restart() {
 	w.t.Helper()
 	for i, n := range w.Nodes {
@@ -61,8 +57,8 @@ func (w *World) Restart() {
 	w.Program()
 }
 
-// Pod is a pod with a server on port 8080 of TCP and UDP, which answers each line
-// or datagram with its name and the address that it saw.
+// Pod is a pod with a server on port 8080, TCP and UDP, which answers each line or datagram with its name and the
+// client address that it saw.
 type Pod struct {
 	Name string
 	NS   *testnet.NS
@@ -77,7 +73,7 @@ func (p *Pod) ip(is6 bool) netip.Addr {
 	return p.IPs[0]
 }
 
-// cidrs are the pod networks.
+// cidrs returns the pod networks.
 func cidrs() []netip.Prefix {
 	return []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16"), netip.MustParsePrefix("fd00:244::/48")}
 }
@@ -105,14 +101,14 @@ func NewWorld(t *testing.T, start func(*Node) Mode) *World {
 		n.Zone = fmt.Sprintf("zone%d", i)
 		attach(n.NS, i, fmt.Sprintf("172.30.0.1%d/24", i), fmt.Sprintf("fd00:30::1%d/64", i))
 		n.NS.Router()
-		// The kernel sends few ICMP errors a second, and here all come from one place.
+		// The kernel limits the rate of ICMP errors per destination, and here all have the same one.
 		n.NS.Sysctl("net/ipv4/icmp_ratelimit", "0")
 		n.NS.Sysctl("net/ipv6/icmp/ratelimit", "0")
 		w.Nodes = append(w.Nodes, n)
 	}
 	w.Outside = testnet.New(t, "outside")
 	attach(w.Outside, 9, "172.30.0.99/24", "fd00:30::99/64")
-	// Everything else goes to the client outside, where it ends.
+	// All other packets go to the external client, which drops them.
 	for _, n := range w.Nodes {
 		n.NS.Route("0.0.0.0/0", "172.30.0.99")
 		n.NS.Route("::/0", "fd00:30::99")
@@ -134,7 +130,7 @@ func NewWorld(t *testing.T, start func(*Node) Mode) *World {
 	return w
 }
 
-// awaitAddresses waits until duplicate address detection is over: packets from and to tentative addresses are lost.
+// awaitAddresses waits until duplicate address detection has ended: packets from and to tentative addresses are lost.
 func (w *World) awaitAddresses() {
 	w.t.Helper()
 	all := []*testnet.NS{w.Outside}
@@ -154,7 +150,7 @@ func (w *World) awaitAddresses() {
 	})
 }
 
-// newStore gives the world a store that has the nodes, and nothing else.
+// newStore gives the world a store that has only the nodes.
 func (w *World) newStore() {
 	w.t.Helper()
 	store, err := model.NewStore()
@@ -173,7 +169,7 @@ func (w *World) newStore() {
 	w.Store = store
 }
 
-// fresh returns the world for a test of its own: without Services, and without flows of earlier tests.
+// fresh returns the world to a new test: without Services, and without flows of earlier tests.
 func (w *World) fresh(t *testing.T) *World {
 	t.Helper()
 	own := *w
@@ -184,7 +180,7 @@ func (w *World) fresh(t *testing.T) *World {
 	return &own
 }
 
-// route gives a node the way to the other's pods.
+// route gives a node the routes to the other node's pods.
 func (w *World) route(from, to int) {
 	w.Nodes[from].NS.Route(fmt.Sprintf("10.244.%d.0/24", to+1), w.Nodes[to].Addrs[0].String())
 	w.Nodes[from].NS.Route(fmt.Sprintf("fd00:244:0:%d::/64", to+1), w.Nodes[to].Addrs[1].String())
@@ -209,7 +205,7 @@ func (w *World) pod(name string, node, host int) {
 	serve(p.NS, name)
 }
 
-// serve answers with the server's name and who asked.
+// serve answers with the server's name and the client's address.
 func serve(ns *testnet.NS, name string) {
 	ns.Serve("tcp", ":8080", func(c net.Conn) {
 		for s := bufio.NewScanner(c); s.Scan(); {
@@ -229,7 +225,7 @@ func serve(ns *testnet.NS, name string) {
 	}()
 }
 
-// Set puts a service and its endpoints, all on port 8080 of the pods, into force.
+// Set programs a Service with endpoints on port 8080 of the pods.
 func (w *World) Set(svc *model.Service, pods ...*Pod) {
 	w.t.Helper()
 	ends := make([]model.Endpoint, len(pods))
@@ -239,11 +235,11 @@ func (w *World) Set(svc *model.Service, pods ...*Pod) {
 	w.SetEndpoints(svc, pods, ends)
 }
 
-// SetEndpoints is Set with the conditions of each pod.
+// SetEndpoints is like Set, with explicit conditions of each endpoint.
 func (w *World) SetEndpoints(svc *model.Service, pods []*Pod, conditions []model.Endpoint) {
 	w.t.Helper()
 	err := w.Store.Write(func(tx *model.Writer) {
-		own := *svc // the store keeps what it is given
+		own := *svc // the store keeps a reference
 		tx.PutService(&own)
 		for _, is6 := range []bool{false, true} {
 			s := &model.EndpointSlice{Name: model.Name{Namespace: svc.Name.Namespace,
@@ -265,7 +261,7 @@ func (w *World) SetEndpoints(svc *model.Service, pods []*Pod, conditions []model
 	w.Program()
 }
 
-// Remove takes a service away.
+// Remove deletes a Service.
 func (w *World) Remove(name model.Name) {
 	w.t.Helper()
 	if err := w.Store.Write(func(tx *model.Writer) { tx.Delete(model.ServiceKind, name) }); err != nil {
@@ -274,7 +270,7 @@ func (w *World) Remove(name model.Name) {
 	w.Program()
 }
 
-// Program has the modes catch up with the store.
+// Program applies the store's state in all modes.
 func (w *World) Program() {
 	w.t.Helper()
 	snap := w.Store.Snapshot()
@@ -285,12 +281,12 @@ func (w *World) Program() {
 	}
 }
 
-// patience is how long an answer over TCP may take, and how long silence is waited for: a
-// lost segment must not pass for a slow answer, and is sent again after 1 s.
+// patience is the time limit for an answer over TCP, and the time for which silence is checked. It must exceed the 1 s
+// after which a lost segment is sent again.
 const patience = 800 * time.Millisecond
 
-// patienceOf is how long an answer that must come may take. Nobody sends a datagram again,
-// so that more time hides no loss, and a busy machine needs it.
+// patienceOf is the time limit for an answer that must arrive. Datagrams are never sent again, so a long limit hides no
+// loss, and a busy machine needs it.
 func patienceOf(network string) time.Duration {
 	if strings.HasPrefix(network, "udp") {
 		return late
@@ -298,7 +294,7 @@ func patienceOf(network string) time.Duration {
 	return patience
 }
 
-// Client is a place to ask from.
+// Client is a place from which to connect.
 type Client struct {
 	Name string
 	NS   *testnet.NS
@@ -318,8 +314,8 @@ func (w *World) Clients() []Client {
 	}
 }
 
-// Ask connects anew, and returns who answered and what address it saw. An answer or a refusal must come: ask with
-// patience is for silence.
+// Ask makes a new connection, and returns the name of the server that answered and the client address that it saw. An
+// answer or a refusal must arrive: use ask with patience to check for silence.
 func (c Client) Ask(network string, to netip.AddrPort) (pod string, seen netip.Addr, err error) {
 	return c.ask(network, to, patienceOf(network))
 }
@@ -334,12 +330,12 @@ func (c Client) ask(network string, to netip.AddrPort, patience time.Duration) (
 	return say(conn, patience)
 }
 
-// Say asks over an open connection or socket, for an answer that must come.
+// Say sends over an open connection or socket, and requires an answer.
 func Say(conn net.Conn) (pod string, seen netip.Addr, err error) {
 	return say(conn, patienceOf(conn.LocalAddr().Network()))
 }
 
-// SayWithin is Say for those who wait as long as they want.
+// SayWithin is Say with a time limit.
 func SayWithin(conn net.Conn, patience time.Duration) (pod string, seen netip.Addr, err error) {
 	return say(conn, patience)
 }

@@ -1,10 +1,9 @@
-// Package dataplane makes the modes of a node's service proxy, and takes the others out
-// of the kernel once one is in place: those of Wayleave, and what a kube-proxy left that
-// has ended.
+// Package dataplane creates the modes of a node's service proxy. Once one is in place, it removes the others from the
+// kernel: Wayleave's, and what a stopped kube-proxy left.
 //
-// A change of mode is: the new mode is synced, then Leave is called. In between packets
-// meet both, which lead to the same endpoints, and connections that are established live
-// on in connection tracking or, those of IPVS, until they end or IPVS is given up.
+// To change the mode, the new mode is synced, then Leave is called. In between, packets meet the rules of both, which
+// lead to the same endpoints. Established connections continue in connection tracking; those of IPVS until they end, or
+// until Drain has passed.
 package dataplane
 
 import (
@@ -29,22 +28,20 @@ import (
 	"wayleave.dev/service/nftables"
 )
 
-// Planes makes the modes of one network namespace. It is a value; NFT and Track are of
-// that namespace.
+// Planes creates the modes of one network namespace. It is a value; NFT and Track must be of that namespace.
 type Planes struct {
-	// NSFD is the descriptor of the namespace, 0 for that of this process.
+	// NSFD is the descriptor of the namespace; 0 for that of this process.
 	NSFD  int
 	NFT   *nft.Kernel
 	Track conntrack.Flusher
-	// Flavour is that of iptables, or empty for the one that the node uses.
+	// Flavour is the flavour of iptables; empty for the one that the node uses.
 	Flavour string
 	// Scheduler and Drain are those of ipvs.Options.
 	Scheduler string
 	Drain     time.Duration
 	// BypassIPVS is that of ipvs.Options; nil: none.
 	BypassIPVS func(model.Name) bool
-	// LockFile is what programs of iptables-legacy on the host lock, empty for its usual
-	// place.
+	// LockFile is the file that iptables-legacy programs on the host lock; empty for the default path.
 	LockFile string
 	// Memory is that of kernel/iptables.Kernel.
 	Memory string
@@ -54,10 +51,10 @@ type Planes struct {
 	Tell statefile.Tell
 }
 
-// Nftables makes the mode of that name; the kernel is not touched.
+// Nftables creates the mode nftables; the kernel is not changed.
 func (p Planes) Nftables() *nftables.Mode { return nftables.New(p.NFT, p.Track) }
 
-// Iptables makes the mode of that name in one of its flavours; the kernel is not touched.
+// Iptables creates the mode iptables in one of its flavours; the kernel is not changed.
 func (p Planes) Iptables(flavour kernelipt.Flavour) (*iptables.Mode, error) {
 	k, err := kernelipt.NewKernel(p.NSFD, flavour)
 	if err != nil {
@@ -67,7 +64,7 @@ func (p Planes) Iptables(flavour kernelipt.Flavour) (*iptables.Mode, error) {
 	return iptables.New(k, p.Track), nil
 }
 
-// IPVS makes the mode of that name, for which the kernel loads ip_vs.
+// IPVS creates the mode ipvs, for which the kernel loads ip_vs.
 func (p Planes) IPVS() (*ipvs.Mode, error) {
 	k, err := kernelipvs.NewKernel(p.NSFD)
 	if err != nil {
@@ -78,8 +75,7 @@ func (p Planes) IPVS() (*ipvs.Mode, error) {
 		ipvs.Options{Scheduler: p.Scheduler, Drain: p.Drain, BypassIPVS: p.BypassIPVS}), nil
 }
 
-// Others are the modes that may have left something, but for the one that runs; nil: none
-// does.
+// Others returns the modes that may have left state, except the running one; nil means that none runs.
 func (p Planes) Others(running service.Mode) (out []service.Mode, err error) {
 	for _, k := range Kinds() {
 		former, err := k.Former(p, running)
@@ -91,15 +87,14 @@ func (p Planes) Others(running service.Mode) (out []service.Mode, err error) {
 	return out, nil
 }
 
-// leaver is a mode that lets its connections end before it goes.
+// leaver is a mode that lets its connections end before it is removed.
 type leaver interface {
 	Leave(context.Context) error
 }
 
-// Leave takes the other modes out of the kernel, and what a kube-proxy left that has
-// ended. The running mode must be in place: connections that are established live on. It
-// returns when the last connection of IPVS has ended, or after Drain. say is told what
-// was found.
+// Leave removes the other modes from the kernel, and what a stopped kube-proxy left. The running mode must be in place:
+// established connections continue. It returns when the last connection of IPVS has ended, or after Drain. say is
+// called with each finding.
 func (p Planes) Leave(ctx context.Context, running service.Mode, say func(string)) error {
 	others, err := p.Others(running)
 	errs := []error{err, p.leaveTables(ctx)}
@@ -116,12 +111,12 @@ func (p Planes) Leave(ctx context.Context, running service.Mode, say func(string
 		}
 		errs = append(errs, m.Remove(ctx))
 	}
-	// Rules use the sets: these go last.
+	// Rules refer to the sets, so sets are removed last.
 	return errors.Join(append(errs, p.leaveSets(ctx))...)
 }
 
-// leaveTables removes the tables of kube-proxy's mode nftables. Its chains in the modes
-// iptables and ipvs are those of our iptables mode, and its virtual servers those of ours.
+// leaveTables removes the tables of kube-proxy's mode nftables. Its chains of the modes iptables and ipvs are removed
+// by Wayleave's mode iptables, and its virtual servers by mode ipvs.
 func (p Planes) leaveTables(ctx context.Context) error {
 	var errs []error
 	for _, f := range nft.Families() {
@@ -142,8 +137,7 @@ func (p Planes) leaveSets(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// proxySets are the sets that kube-proxy makes in IPVS mode. Others have sets whose names
-// begin alike.
+// proxySets are the sets that kube-proxy creates in mode ipvs. Other programs have sets whose names begin alike.
 func proxySets() (out []string) {
 	for _, name := range []string{
 		"LOOP-BACK", "CLUSTER-IP", "EXTERNAL-IP", "EXTERNAL-IP-LOCAL",
@@ -153,7 +147,7 @@ func proxySets() (out []string) {
 		"NODE-PORT-LOCAL-SCTP-HASH",
 		"HEALTH-CHECK-NODE-PORT", "IPVS-IPS",
 	} {
-		const longest = 31 // of a set's name; kube-proxy cuts what is longer
+		const longest = 31 // bytes of a set's name; kube-proxy truncates longer ones
 		six := "KUBE-6-" + name
 		out = append(out, "KUBE-"+name, six[:min(len(six), longest)])
 	}
@@ -168,7 +162,7 @@ func summary(left []string) string {
 	return fmt.Sprintf("%s and %d more", strings.Join(left[:shown], ", "), len(left)-shown)
 }
 
-// EnsureSysctls sets what a mode needs of the node.
+// EnsureSysctls sets the sysctls that a mode needs.
 func EnsureSysctls(set sysctl.Set, mode Made, l service.NodeFacts) error {
 	want := map[string]string{}
 	maps.Copy(want, mode.Sysctls)

@@ -21,29 +21,29 @@ import (
 type Kind interface {
 	// Name is the name of the data plane in the setting mode.
 	Name() string
-	// Possible says why a node cannot have the mode, and what to do; nil if it can.
+	// Possible returns why a node cannot have the mode, and what to do; nil if it can.
 	Possible(context.Context, Planes, kernel.Features) error
-	// Make makes the mode. The kernel may load modules, and is not changed otherwise.
+	// Make creates the mode. The kernel may load modules, and is not changed otherwise.
 	Make(context.Context, Planes) (Made, error)
-	// Former makes the modes of this kind that may have left something, except the one that runs, which may be nil.
+	// Former creates the modes of this kind that may have left state, except the running one, which may be nil.
 	Former(p Planes, running service.Mode) ([]service.Mode, error)
-	// Text is what plans would become in the kernel.
+	// Text returns the plans as they would be in the kernel.
 	Text(plans map[model.Name]service.Plan, local service.NodeFacts, scheduler string) string
 }
 
-// Made is a mode, and what there is to say about it.
+// Made is a mode with what to report about it.
 type Made struct {
 	service.Mode
-	// Fact is a line for the status. Problem is what is wrong with the node for this mode. Both may be empty.
+	// Fact is a line for the status. Problem is what the node lacks for this mode. Both may be empty.
 	Fact, Problem string
-	// Sysctls are what the mode needs of the node, by name below net.
+	// Sysctls are the values that the mode needs, by name below net.
 	Sysctls map[string]string
 }
 
-// Kinds are all there are, the default first.
+// Kinds are all modes, the default first.
 func Kinds() []Kind { return []Kind{nftablesKind{}, iptablesKind{}, ipvsKind{}} }
 
-// ByName returns the kind that the setting mode names.
+// ByName returns the kind with the name in the setting mode.
 func ByName(name string) (Kind, error) {
 	var names []string
 	for _, k := range Kinds() {
@@ -85,7 +85,7 @@ func (iptablesKind) Name() string { return "iptables" }
 
 func (iptablesKind) Possible(ctx context.Context, p Planes, _ kernel.Features) error {
 	if !kernelipt.Installed() {
-		return errors.New("the program iptables-nft-restore is not here; the image of Wayleave has it")
+		return errors.New("the program iptables-nft-restore is missing; Wayleave's image contains it")
 	}
 	_, err := kernelipt.Detect(ctx, p.NSFD)
 	return err
@@ -115,12 +115,12 @@ func (iptablesKind) Make(ctx context.Context, p Planes) (Made, error) {
 	return made, nil
 }
 
-// recentClients is the limit of xt_recent, which is fixed once the kernel has it. Where it
-// is a module that nobody has needed yet, the host's modprobe.d may say another.
+// recentClients is the limit of xt_recent, which is fixed once the module is loaded. If it is not loaded yet, the
+// host's modprobe.d may set another limit.
 func recentClients() string {
 	raw, err := os.ReadFile("/sys/module/xt_recent/parameters/ip_list_tot")
 	if err != nil {
-		return "100, or as many as modprobe.d says,"
+		return "100, or as many as modprobe.d sets,"
 	}
 	return strings.TrimSpace(string(raw))
 }
@@ -177,7 +177,7 @@ func (ipvsKind) Former(p Planes, running service.Mode) ([]service.Mode, error) {
 	return []service.Mode{m}, nil
 }
 
-// ipvsLoaded says whether there may be virtual servers: looking must not load the module.
+// ipvsLoaded reports whether there may be virtual servers: looking must not load the module.
 func ipvsLoaded() bool {
 	_, err := os.Stat("/proc/net/ip_vs")
 	return err == nil

@@ -1,9 +1,8 @@
-// Package healthcheck answers at spec.healthCheckNodePort: a load balancer asks each
-// node whether it has endpoints of a Service with externalTrafficPolicy Local.
+// Package healthcheck serves spec.healthCheckNodePort: a load balancer asks each node whether it has endpoints of a
+// Service with externalTrafficPolicy Local.
 //
-// The answers are kube-proxy's. Nothing of a request is parsed: who asks gets the one
-// answer that there is, since bytes from outside are not for a process with
-// capabilities.
+// The answers are kube-proxy's. Requests are not parsed: every client gets the same answer, because a process with
+// capabilities must not parse bytes from outside.
 package healthcheck
 
 import (
@@ -26,15 +25,15 @@ import (
 	"wayleave.dev/service"
 )
 
-// Check is what one Service asks for.
+// Check is the health check of one Service.
 type Check struct {
 	Port uint16
-	// Local is how many ready endpoints are on this node.
+	// Local is the number of ready endpoints on this node.
 	Local int
 }
 
-// Plan makes the check of a Service for the node of that name. Reserved ports are not opened; the
-// plan of the Service names them.
+// Plan returns the check of a Service for the named node. Reserved ports are not opened; the plan of the Service
+// reports them.
 func Plan(node string, reserved model.Reserved) func(model.Snapshot, model.Name) (Check, bool, []model.Problem) {
 	return func(snap model.Snapshot, key model.Name) (Check, bool, []model.Problem) {
 		svc, ok := snap.Service(key)
@@ -49,24 +48,23 @@ func Plan(node string, reserved model.Reserved) func(model.Snapshot, model.Name)
 // Equal compares two.
 func Equal(a, b Check) bool { return a == b }
 
-// Bounds. Services of every tenant have ports here, so all ports share the places for connections.
+// Bounds. Services of every tenant have ports here, so the bounds on connections apply to all ports together.
 const (
-	// MaxPorts are open at once: as many as the default range of node ports has.
+	// MaxPorts is the maximum number of open ports: the size of the default node port range.
 	MaxPorts = 2768
-	// MaxConnections and MaxPerSource are open at once, over all ports; of one IPv4 address or IPv6 /64. A load
-	// balancer
-	// may check all Services at the same moment.
+	// MaxConnections and MaxPerSource bound open connections over all ports: in total, and per IPv4 address or IPv6
+	// /64. A load balancer may check all Services at the same moment.
 	MaxConnections = 1024
 	MaxPerSource   = 256
 	maxRequest     = 8 << 10
 	patience       = 5 * time.Second
 )
 
-// Server answers on the ports that plans ask for. It is a reconcile.Target.
+// Server answers on the ports that plans request. It is a reconcile.Target.
 type Server struct {
-	// Listen opens a port of all addresses of the node; nil for Listen of this package.
+	// Listen opens a port on all addresses of the node; nil uses Listen of this package.
 	Listen func(port uint16) (net.Listener, error)
-	// Healthy says whether the service proxy keeps up.
+	// Healthy reports whether the service proxy keeps up.
 	Healthy func() bool
 	Log     *slog.Logger
 
@@ -115,13 +113,13 @@ func (s *Server) Apply(_ context.Context, set map[model.Name]Check, del []model.
 		}
 		s.close(k)
 		if other, ok := s.owner[c.Port]; ok {
-			failed[k] = fmt.Errorf("spec.healthCheckNodePort: %d belongs to service %s already, which keeps it",
+			failed[k] = fmt.Errorf("spec.healthCheckNodePort: %d already belongs to service %s, which keeps it",
 				c.Port, other)
 			continue
 		}
 		if len(s.open) >= MaxPorts {
 			failed[k] = fmt.Errorf(
-				"spec.healthCheckNodePort: %d: %d such ports are open on this node, which opens no more",
+				"spec.healthCheckNodePort: %d: %d such ports are open on this node; no more are opened",
 				c.Port, MaxPorts)
 			continue
 		}
@@ -157,7 +155,7 @@ func (s *Server) Close() error {
 	return s.Sync(context.Background(), nil)
 }
 
-// Listen opens a port for all addresses, also while an older agent has it open.
+// Listen opens a port on all addresses, also while an older agent has it open.
 func Listen(port uint16) (net.Listener, error) {
 	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
 		var inner error
@@ -185,7 +183,7 @@ func (s *Server) serve(k model.Name, p *port) {
 	}
 }
 
-// head reads to the end of a request's head, of which it keeps the first bytes.
+// head reads a request's head to its end, and keeps only the first bytes.
 func head(c net.Conn) (first []byte, err error) {
 	buf, kept, total := make([]byte, 512), 0, 0
 	for {
@@ -199,12 +197,12 @@ func head(c net.Conn) (first []byte, err error) {
 		if err != nil || total > maxRequest {
 			return first, errors.Join(err, fmt.Errorf("no end of the request within %d bytes", total))
 		}
-		// The end may come in two parts.
+		// The end may arrive in two parts.
 		kept = copy(buf, seen[max(0, len(seen)-3):])
 	}
 }
 
-// answer waits for the end of the request's head, and says what there is to say.
+// answer waits for the end of the request's head, and answers.
 func (s *Server) answer(c net.Conn, k model.Name, p *port) error {
 	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
 		return err

@@ -62,7 +62,7 @@ func TestPortsAreBounded(t *testing.T) {
 	err := s.Apply(t.Context(), map[model.Name]Check{name("more"): {29999, 1}, name("s1"): {30001, 0}}, nil)
 	var failed reconcile.KeyErrors[model.Name]
 	if !errors.As(err, &failed) || len(failed) != 1 || !strings.Contains(failed[name("more")].Error(),
-		"opens no more") {
+		"no more are opened") {
 		t.Errorf("%v", err)
 	}
 	if err := s.Apply(t.Context(), map[model.Name]Check{name("more"): {29999, 1}},

@@ -1,10 +1,8 @@
-// Package iptables renders service plans to iptables, in the chains that users of
-// kube-proxy know: KUBE-SERVICES and KUBE-NODEPORTS lead to a chain KUBE-SVC-… for each
-// port of a Service, which chooses one of its endpoints' chains KUBE-SEP-….
+// Package iptables renders service plans to iptables, in kube-proxy's chains: KUBE-SERVICES and KUBE-NODEPORTS lead to
+// a chain KUBE-SVC-… for each port of a Service, which chooses one of its endpoints' chains KUBE-SEP-….
 //
-// Names are hashed as kube-proxy hashes them, and rules read as its rules read. Rules for what kube-proxy does not do
-// (refuse a port that a Service does not have, keep the address of pods on several networks, keep 127.0.0.1 the node's
-// own) are in chains WAYLEAVE-….
+// Names are hashed and rules are written as in kube-proxy. Rules for what kube-proxy does not do (refuse unknown ports
+// of a VIP, keep the address of pods on several networks, protect 127.0.0.1) are in chains WAYLEAVE-….
 package iptables
 
 import (
@@ -35,24 +33,23 @@ const (
 	chainLocalhost   = "WAYLEAVE-LOCALHOST"
 )
 
-// Beginnings of the names of chains that each belong to one port of a Service, or to
-// one endpoint of it.
+// Prefixes of the names of chains that belong to one port of a Service, or to one endpoint of it.
 const (
-	prefixCluster  = "KUBE-SVC-" // draws one of all endpoints
-	prefixLocal    = "KUBE-SVL-" // draws one on this node
-	prefixOutside  = "KUBE-EXT-" // for clients outside
-	prefixFirewall = "KUBE-FW-"  // for those of the source ranges
+	prefixCluster  = "KUBE-SVC-" // chooses from all endpoints
+	prefixLocal    = "KUBE-SVL-" // chooses from those on this node
+	prefixOutside  = "KUBE-EXT-" // for external clients
+	prefixFirewall = "KUBE-FW-"  // for clients in the source ranges
 	prefixEndpoint = "KUBE-SEP-"
 )
 
-// port names a port of a Service.
+// port identifies a port of a Service.
 type port struct {
 	service  model.Name
 	name     string
 	protocol model.Protocol
 }
 
-// String is the name that kube-proxy puts into comments: "namespace/name:port".
+// String returns kube-proxy's name in comments: "namespace/name:port".
 func (p port) String() string {
 	if p.name == "" {
 		return p.service.String()
@@ -62,8 +59,8 @@ func (p port) String() string {
 
 func (p port) proto() string { return strings.ToLower(p.protocol.String()) }
 
-// hash is the end of a chain's name. It is short, as chains have names of at most 28
-// bytes, and the same in every kube-proxy since 1.5.
+// hash returns the end of a chain's name. It is short, because names of chains have at most 28 bytes, and the same in
+// every kube-proxy since 1.5.
 func hash(s string) string {
 	sum := sha256.Sum256([]byte(s))
 	return base32.StdEncoding.EncodeToString(sum[:])[:16]
@@ -75,13 +72,13 @@ func (p port) endpoint(at netip.AddrPort) string {
 	return prefixEndpoint + hash(p.String()+p.proto()+at.String())
 }
 
-// probability is how often the first of n is chosen, as the kernel stores it.
+// probability is the probability with which the first of n is chosen, as the kernel stores it.
 func probability(n int) string {
 	const whole = 1 << 31
 	return fmt.Sprintf("%.11f", math.Round(whole/float64(n))/whole)
 }
 
-// single is an address as a network.
+// single returns an address as a network.
 func single(a netip.Addr) string { return fmt.Sprintf("%s/%d", a, a.BitLen()) }
 
 func family(a netip.Addr) iptables.Family {
@@ -95,7 +92,7 @@ func comment(format string, args ...any) string {
 	return fmt.Sprintf("-m comment --comment %q", fmt.Sprintf(format, args...))
 }
 
-// mask is what xt_recent takes of an address: all of it.
+// mask is the mask of xt_recent: the complete address.
 func mask(f iptables.Family) string {
 	if f == iptables.IPv6 {
 		return "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"
@@ -103,7 +100,7 @@ func mask(f iptables.Family) string {
 	return "255.255.255.255"
 }
 
-// reject refuses at once. An ICMP error does not end a TCP connection attempt of IPv6.
+// reject refuses at once. An ICMP error does not end a TCP connection attempt over IPv6.
 func reject(f iptables.Family, proto string) string {
 	if proto == "tcp" {
 		return "-j REJECT --reject-with tcp-reset"
@@ -114,7 +111,7 @@ func reject(f iptables.Family, proto string) string {
 	return "-j REJECT --reject-with icmp-port-unreachable"
 }
 
-// to matches packets to a frontend that is an address.
+// to matches packets to a frontend with an address.
 func to(fe service.Frontend, proto, words string) string {
 	return fmt.Sprintf("-d %s -p %s %s -m %s --dport %d", single(fe.Addr), proto, words, proto, fe.Port)
 }

@@ -9,10 +9,10 @@ import (
 	"wayleave.dev/service"
 )
 
-// jump leads from a base chain of the kernel to a chain of ours, as its first rule.
+// jump leads from a base chain of the kernel to one of Wayleave's chains, as its first rule.
 type jump struct{ table, from, rule string }
 
-// jumps are in the order in which packets meet them.
+// jumps are in the order in which packets traverse them.
 func jumps(f iptables.Family) []jump {
 	list := []jump{
 		{"filter", "INPUT", firewall()}, {"filter", "INPUT", onlyNew("kubernetes service portals", chainServices)},
@@ -41,7 +41,7 @@ func onlyNew(words, chain string) string {
 
 func firewall() string { return onlyNew("kubernetes load balancer firewall", chainFirewall) }
 
-// fixed are the chains that every node has. Chains that also hold rules of Services end with these rules.
+// fixed returns the chains that every node has. Chains that also hold rules of Services end with these rules.
 func fixed(f iptables.Family, l service.NodeFacts) map[place][]string {
 	in := func(table, chain string) place { return place{f, table, chain} }
 	out := map[place][]string{
@@ -52,13 +52,13 @@ func fixed(f iptables.Family, l service.NodeFacts) map[place][]string {
 		in("nat", chainOutside):   markOutside(f, l),
 		in("nat", chainPostrouting): {
 			fmt.Sprintf("-m mark ! --mark %s/%s -j RETURN", masqueradeMark, masqueradeMark),
-			// Cleared first: a mark survives encapsulation, and would have the outer
-			// packet masqueraded, too.
+			// The mark is cleared first: it survives encapsulation, and would cause the outer packet to be masqueraded,
+			// too.
 			fmt.Sprintf("-j MARK --set-xmark %s/0x0", masqueradeMark),
 			comment("kubernetes service traffic requiring SNAT") + " -j MASQUERADE --random-fully",
 		},
 		in("filter", chainServices):  nil,
-		in("filter", chainNodePorts): nil, // health checks alone, whatever address of the node they ask
+		in("filter", chainNodePorts): nil, // only health checks, at any address of the node
 		in("filter", chainExternal):  toNodePorts(f, l, "kubernetes service nodeports", chainRefusePorts),
 		in("filter", chainFirewall):  nil,
 
@@ -73,8 +73,8 @@ func fixed(f iptables.Family, l service.NodeFacts) map[place][]string {
 			reject(f, "sctp")},
 	}
 	if f == iptables.IPv4 {
-		// Where node ports are served on 127.0.0.1 the kernel routes it; this keeps what
-		// is there the node's own (CVE-2020-8558).
+		// If node ports are served on 127.0.0.1, the kernel routes that address; this rule keeps remote clients away
+		// from local listeners (CVE-2020-8558).
 		out[in("filter", chainLocalhost)] = []string{
 			"! -i lo -m conntrack --ctstate NEW --ctorigdst 127.0.0.0/8 -j DROP"}
 	}
@@ -84,9 +84,8 @@ func fixed(f iptables.Family, l service.NodeFacts) map[place][]string {
 // masqueradeMark is the bit of the packet mark that kube-proxy uses by default.
 const masqueradeMark = "0x4000"
 
-// markOutside gives clients that are no pods the node's address, or the endpoint's
-// answer would go past this node. The node itself has its address already, unless the
-// VIP is one of its addresses and the kernel took that.
+// markOutside gives clients that are not pods the node's address, otherwise the endpoint's answer would bypass this
+// node. The node itself already has its address, unless the VIP is one of its addresses and the kernel chose that.
 func markOutside(f iptables.Family, l service.NodeFacts) (rules []string) {
 	pods := false
 	for _, c := range l.PodCIDRs {
@@ -96,7 +95,7 @@ func markOutside(f iptables.Family, l service.NodeFacts) (rules []string) {
 		}
 	}
 	if !pods {
-		return nil // everything counts as a pod's where no network is known
+		return nil // if no network is known, every address counts as a pod's
 	}
 	for _, a := range l.NodeIPs {
 		if family(a) == f {
@@ -121,13 +120,13 @@ func toNodePorts(f iptables.Family, l service.NodeFacts, words, chain string) (r
 	return rules
 }
 
-// ours says whether a chain belongs to a service proxy: to Wayleave, or to a former kube-proxy. Chains of the kubelet
-// (KUBE-FIREWALL, KUBE-IPTABLES-HINT and others) do not.
+// ours reports whether a chain belongs to a service proxy: to Wayleave, or to a former kube-proxy. Chains of the
+// kubelet (KUBE-FIREWALL, KUBE-IPTABLES-HINT and others) do not.
 func ours(chain string) bool {
 	switch chain {
 	case chainServices, chainNodePorts, chainExternal, chainFirewall, chainForward, chainPostrouting, chainMarkMasq,
 		chainOutside, chainRefusePorts, chainRefuse, chainLocalhost, canary,
-		// Those of kube-proxy's mode ipvs beside.
+		// The rest are of kube-proxy's mode ipvs.
 		"KUBE-NODE-PORT", "KUBE-LOAD-BALANCER", "KUBE-SOURCE-RANGES-FIREWALL", "KUBE-IPVS-FILTER",
 		"KUBE-IPVS-OUT-FILTER":
 		return true
@@ -137,6 +136,6 @@ func ours(chain string) bool {
 		func(p string) bool { return strings.HasPrefix(chain, p) })
 }
 
-// canary is a chain by which kube-proxy sees that the tables were flushed. While it
-// is there, and no Wayleave has taken over, the chains are kube-proxy's.
+// canary is a chain by which kube-proxy detects that the tables were flushed. While it exists, and no Wayleave has
+// taken over, the chains are kube-proxy's.
 const canary = "KUBE-PROXY-CANARY"

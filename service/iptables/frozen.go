@@ -21,8 +21,7 @@ type frozen struct {
 	own    map[string][]string // chains that these lead to
 }
 
-// isFrozen says whether one of the keys has rules that were refused: the tables must be
-// read for it.
+// isFrozen reports whether one of the keys has rules that were refused: the tables must be read for it.
 func (m *Mode) isFrozen(set map[model.Name]service.Plan, del []model.Name) bool {
 	for _, f := range iptables.Families() {
 		for k := range m.frozen[f] {
@@ -56,9 +55,9 @@ func (m *Mode) ownOf(f iptables.Family, k model.Name, p service.Plan) map[string
 	return out
 }
 
-// settle makes a family's tables as the plans in force want them. When the kernel refuses, the
-// Services that change anything are frozen as they are, and thawed in halves, so that those
-// that it does not take are found. At no time is a rule of another Service missing.
+// settle changes a family's tables to the plans in force. If the kernel refuses, the Services with changes are frozen
+// in their present state, and thawed in halves to find those that the kernel refuses. At no time is a rule of another
+// Service missing.
 func (m *Mode) settle(
 	ctx context.Context, f iptables.Family, have map[string]iptables.Table, failed reconcile.KeyErrors[model.Name],
 ) error {
@@ -67,7 +66,7 @@ func (m *Mode) settle(
 		return err
 	}
 	touched := m.touched(f, have)
-	have, bad := m.read(ctx, f) // tables before the one that was refused are changed by now
+	have, bad := m.read(ctx, f) // tables before the refused one have changed already
 	if bad != nil {
 		return errors.Join(err, bad)
 	}
@@ -100,7 +99,7 @@ func (m *Mode) thaw(ctx context.Context, f iptables.Family, keys []model.Name) e
 	return err
 }
 
-// adjust reads a family's tables, and makes them as the plans in force and the frozen Services want them.
+// adjust reads a family's tables, and changes them to what the plans in force and the frozen Services need.
 func (m *Mode) adjust(ctx context.Context, f iptables.Family) error {
 	have, err := m.read(ctx, f)
 	if err != nil {
@@ -109,7 +108,7 @@ func (m *Mode) adjust(ctx context.Context, f iptables.Family) error {
 	return m.restore(ctx, compare(f, have, m.tables(f, m.owners.Plans)))
 }
 
-// touched are the Services of which the tables lack a rule, sorted.
+// touched returns the Services of which the tables lack a rule, sorted.
 func (m *Mode) touched(f iptables.Family, have map[string]iptables.Table) (keys []model.Name) {
 	there := map[place]map[string]bool{}
 	has := func(at place, rule string) bool {
@@ -159,7 +158,7 @@ func freeze(f iptables.Family, have map[string]iptables.Table, keys []model.Name
 	return out
 }
 
-// follow adds the chain that a rule leads to, and those that that leads to.
+// follow adds the chain that a rule leads to, and recursively those that its rules lead to.
 func (fr frozen) follow(nat iptables.Table, rule string) {
 	_, after, ok := strings.Cut(rule, "-j ")
 	if !ok || after == "" {

@@ -19,8 +19,7 @@ import (
 	"wayleave.dev/service"
 )
 
-// Mode is the data plane. Its methods may be called concurrently; they wait for one
-// another.
+// Mode is the data plane. Its methods may be called concurrently; they exclude each other.
 type Mode struct {
 	conn  iptables.Conn
 	track conntrack.Flusher
@@ -29,7 +28,7 @@ type Mode struct {
 	local  service.NodeFacts
 	synced bool
 	owners *service.OwnershipTable
-	// gone are UDP frontends whose flows are still to be removed; sweep says that there may be flows to remove.
+	// gone are UDP frontends whose flows are still to be removed; sweep means that there may be flows to remove.
 	gone  map[service.Frontend]bool
 	sweep bool
 	// frozen are the Services whose new rules the kernel refuses, with their rules in the kernel.
@@ -38,12 +37,12 @@ type Mode struct {
 
 var _ service.Mode = (*Mode)(nil)
 
-// New makes the data plane; the kernel is not touched before Sync.
+// New creates the data plane; the kernel is not changed before Sync.
 func New(conn iptables.Conn, track conntrack.Flusher) *Mode {
 	return &Mode{conn: conn, track: track, owners: service.NewOwnershipTable(), gone: map[service.Frontend]bool{}}
 }
 
-// Flavour is that of the tables.
+// Flavour returns that of the tables.
 func (m *Mode) Flavour() iptables.Flavour { return m.conn.Flavour() }
 
 // SetNodeFacts implements service.Mode.
@@ -84,8 +83,8 @@ func (m *Mode) ApplyNodeFacts(ctx context.Context, l service.NodeFacts) error {
 	return nil
 }
 
-// Apply implements reconcile.Target. What the kernel refuses is halved until the bad
-// keys are found, so that one bad key stops no other.
+// Apply implements reconcile.Target. A change that the kernel refuses is halved until the invalid keys are found, so
+// that one invalid key blocks no other.
 func (m *Mode) Apply(ctx context.Context, set map[model.Name]service.Plan, del []model.Name) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -115,7 +114,7 @@ func (m *Mode) Apply(ctx context.Context, set map[model.Name]service.Plan, del [
 	return m.finish(ctx, failed)
 }
 
-// try applies the changes of some keys; what is refused is undone.
+// try applies the changes of some keys; a refused change is undone.
 func (m *Mode) try(ctx context.Context, part []model.Name, todo map[model.Name]*service.Plan,
 	failed reconcile.KeyErrors[model.Name]) error {
 	some := make(map[model.Name]*service.Plan, len(part))
@@ -142,10 +141,10 @@ func (m *Mode) try(ctx context.Context, part []model.Name, todo map[model.Name]*
 	return nil
 }
 
-// errNotUndone says that what the kernel has is not known.
+// errNotUndone means that the kernel's state is unknown.
 var errNotUndone = errors.New("refused in part, and the rollback failed")
 
-// unknown tells errors after which the tables must be read.
+// unknown reports whether the tables must be read after the error.
 func unknown(ctx context.Context, err error) bool {
 	return ctx.Err() != nil || errors.Is(err, errNotUndone)
 }
@@ -157,8 +156,7 @@ func (m *Mode) accept(d *service.OwnershipChange) {
 	m.owners.Accept(d)
 }
 
-// finish removes old UDP flows, which comes after the change so that no packet makes
-// them anew.
+// finish removes old UDP flows. It runs after the change, so that no packet recreates them.
 func (m *Mode) finish(ctx context.Context, failed reconcile.KeyErrors[model.Name]) error {
 	if m.sweep {
 		if err := m.track.FlushWhere(ctx, m.owners.Stale(m.gone)); err != nil {
@@ -172,7 +170,7 @@ func (m *Mode) finish(ctx context.Context, failed reconcile.KeyErrors[model.Name
 	return nil
 }
 
-// delta is what changes in the tables of one family.
+// delta is the change of the tables of one family.
 type delta struct {
 	family iptables.Family
 	tables map[string]*iptables.Change
@@ -186,7 +184,7 @@ func newDelta(f iptables.Family) *delta {
 	}}
 }
 
-// tableNames are the tables that are looked at, in the order in which they are written.
+// tableNames are the tables that are read, in the order in which they are written.
 func tableNames() []string { return []string{"nat", "filter", "mangle"} }
 
 func (m *Mode) restore(ctx context.Context, d *delta) error {
@@ -211,13 +209,13 @@ func (m *Mode) difference(f iptables.Family, d *service.OwnershipChange, keys []
 	return m.between(f, keys, func(k model.Name) service.Plan { return m.owners.Plans[k] }, planOf(d), d)
 }
 
-// inverse undoes difference, also where that was done in part.
+// inverse undoes difference, also if that was applied in part.
 func (m *Mode) inverse(f iptables.Family, d *service.OwnershipChange, keys []model.Name) *delta {
 	return m.between(f, keys, planOf(d), func(k model.Name) service.Plan { return m.owners.Plans[k] }, nil)
 }
 
-// between is what turns the plans of some keys into others. Chains that Services share are
-// set as they are after the draft; nil: as they are now.
+// between returns the change from the plans of some keys to others. Shared chains are set as they are after the draft;
+// nil means as they are now.
 func (m *Mode) between(f iptables.Family, keys []model.Name, from, to func(model.Name) service.Plan,
 	after *service.OwnershipChange) *delta {
 	out := newDelta(f)
@@ -261,7 +259,7 @@ func (m *Mode) between(f iptables.Family, keys []model.Name, from, to func(model
 	return out
 }
 
-// planOf is that of a key after the draft; the zero Plan for none.
+// planOf returns the plan of a key after the draft; the zero Plan for none.
 func planOf(d *service.OwnershipChange) func(model.Name) service.Plan {
 	return func(k model.Name) (p service.Plan) {
 		if now := d.Plans[k]; now != nil {
@@ -281,7 +279,7 @@ func rulesByPlace(k model.Name, p service.Plan, f iptables.Family) map[place][]s
 	return out
 }
 
-// rebuild sets chains that many Services have rules in, as they are after the draft.
+// rebuild sets chains that contain rules of many Services, as they are after the draft.
 func (m *Mode) rebuild(out *delta, dirty map[place]bool, d *service.OwnershipChange) {
 	if len(dirty) == 0 {
 		return
@@ -317,7 +315,7 @@ func (m *Mode) sharedChains(f iptables.Family, plans map[model.Name]service.Plan
 	return out
 }
 
-// tables are all chains of a family as they are wanted, by table.
+// tables returns all desired chains of a family, by table.
 func (m *Mode) tables(f iptables.Family, plans map[model.Name]service.Plan) map[string]iptables.Table {
 	out := map[string]iptables.Table{"nat": {}, "filter": {}}
 	for k, p := range plans {
@@ -329,8 +327,8 @@ func (m *Mode) tables(f iptables.Family, plans map[model.Name]service.Plan) map[
 	return out
 }
 
-// Sync implements reconcile.Target: it reads the tables, and writes only chains that
-// differ. It drops chains of a service proxy that no plan asks for, including those of kube-proxy.
+// Sync implements reconcile.Target: it reads the tables, and writes only chains that differ. It deletes chains of a
+// service proxy that no plan needs, including kube-proxy's.
 func (m *Mode) Sync(ctx context.Context, plans map[model.Name]service.Plan) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -376,7 +374,7 @@ func (m *Mode) read(ctx context.Context, f iptables.Family) (map[string]iptables
 	return out, nil
 }
 
-// compare is what turns one set of tables into another.
+// compare returns the change from one set of tables to another.
 func compare(f iptables.Family, have, want map[string]iptables.Table) *delta {
 	d := newDelta(f)
 	for table, c := range d.tables {
@@ -482,8 +480,8 @@ func (m *Mode) Remove(ctx context.Context) error {
 			}
 			c.Delete = foreignJumps(have[table], nil)
 		}
-		// Each table is a transaction of its own. What would be refused is translated until
-		// nothing is refused any more: another mode may have the packets by then.
+		// Each table is a transaction of its own. Refusing rules are changed until no packet is refused: another mode
+		// may own the packets by then.
 		err = m.restoreTables(ctx, d, []string{"filter", "nat", "mangle"})
 		for table := range d.tables {
 			if err == nil {

@@ -10,7 +10,7 @@ import (
 	"wayleave.dev/service"
 )
 
-// place is a chain that holds rules of many Services.
+// place identifies a chain with rules of many Services.
 type place struct {
 	family       iptables.Family
 	table, chain string
@@ -27,14 +27,14 @@ func shared(k model.Name, p service.Plan, emit func(place, string)) {
 				comment("%s health check node port", k), p.HealthCheck))
 		}
 	}
-	// A packet that is still for a VIP after translation is for a port that the Service does not have.
+	// A packet that is still addressed to a VIP after translation is for a port that the Service does not have.
 	for _, a := range p.VIPs {
 		emit(place{family(a), "filter", chainServices},
 			fmt.Sprintf("-d %s %s -j %s", single(a), comment("%s has no such port", k), chainRefuse))
 	}
 }
 
-// families are those of a plan's VIPs.
+// families returns those of a plan's VIPs.
 func families(p service.Plan) (out []iptables.Family) {
 	for _, a := range p.VIPs {
 		if f := family(a); !slices.Contains(out, f) {
@@ -86,7 +86,7 @@ func sharedFrontend(k model.Name, e service.FrontendPlan, emit func(place, strin
 	}
 }
 
-// words say what an external address is.
+// words describes an external address.
 func words(e service.FrontendPlan) string {
 	if e.Balancer {
 		return "loadbalancer IP"
@@ -94,7 +94,7 @@ func words(e service.FrontendPlan) string {
 	return "external IP"
 }
 
-// drawing is the chain of a ClusterIP.
+// drawing returns the chain of a ClusterIP.
 func drawing(e service.FrontendPlan) string {
 	if e.Local {
 		return prefixLocal
@@ -102,7 +102,7 @@ func drawing(e service.FrontendPlan) string {
 	return prefixCluster
 }
 
-// own calls emit for the chains that belong to a plan alone, with all their rules. All are in the table nat.
+// own calls emit for the chains that belong to one plan, with all their rules. All are in the table nat.
 func own(k model.Name, p service.Plan, l service.NodeFacts, emit func(f iptables.Family, chain string,
 	rules []string)) {
 	type where struct {
@@ -148,13 +148,13 @@ func ownFrontend(k model.Name, e service.FrontendPlan, plan service.Plan, l serv
 	draw(prefixLocal, e.Outside, nil)
 	add(f, p.chain(prefixOutside), func() []string { return outside(p, f, e, l) })
 	if len(e.Sources) > 0 {
-		// Several addresses of one port have the same ranges, but for themselves.
+		// Frontends of one port have the same source ranges, apart from the address itself.
 		add(f, p.chain(prefixFirewall), func() []string { return guarded(p, plan, f) })
 	}
 }
 
-// drawOne are the rules that send a connection to the endpoint that the client had, or
-// to one of n: the first with probability 1/n, the second with 1/(n-1), and so on.
+// drawOne returns the rules that send a connection to the client's previous endpoint, or to one of n: the first with
+// probability 1/n, the second with 1/(n-1), and so on.
 func drawOne(p port, f iptables.Family, e service.FrontendPlan, slots []netip.AddrPort) (rules []string) {
 	if e.Affinity > 0 {
 		for _, s := range slots {
@@ -174,8 +174,8 @@ func drawOne(p port, f iptables.Family, e service.FrontendPlan, slots []netip.Ad
 	return rules
 }
 
-// endpoint translates. A client that is the endpoint itself needs another address to be
-// answered by way of this node.
+// endpoint translates the address. A client that is the endpoint itself needs another source address, so that answers
+// return through this node.
 func endpoint(p port, f iptables.Family, e service.FrontendPlan, s netip.AddrPort) []string {
 	set := ""
 	if e.Affinity > 0 {
@@ -187,7 +187,7 @@ func endpoint(p port, f iptables.Family, e service.FrontendPlan, s netip.AddrPor
 	}
 }
 
-// outside is for clients of node ports and external addresses.
+// outside returns the rules for clients of node ports and external addresses.
 func outside(p port, f iptables.Family, e service.FrontendPlan, l service.NodeFacts) (rules []string) {
 	if !e.Split {
 		return []string{
@@ -214,8 +214,8 @@ func outside(p port, f iptables.Family, e service.FrontendPlan, l service.NodeFa
 	return rules
 }
 
-// guarded lets the clients of loadBalancerSourceRanges in; for the others the address
-// stays untranslated, and chainFirewall drops that.
+// guarded admits the clients in loadBalancerSourceRanges; for others the address stays untranslated, and chainFirewall
+// drops that.
 func guarded(p port, plan service.Plan, f iptables.Family) (rules []string) {
 	seen := map[netip.Prefix]bool{}
 	for _, e := range plan.Frontends {
@@ -231,6 +231,6 @@ func guarded(p port, plan service.Plan, f iptables.Family) (rules []string) {
 			}
 		}
 	}
-	// It has no effect, and is there for readers of the rules.
+	// The rule has no effect; it informs readers of the rules.
 	return append(rules, comment("other traffic to %s will be dropped by %s", p, chainFirewall))
 }

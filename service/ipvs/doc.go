@@ -5,8 +5,8 @@
 // address of a Service with externalTrafficPolicy Local: a virtual server has one list of backends, which is the one
 // for external clients.
 //
-// The addresses are on a link of ours, with scope host. So packets to them are addressed to the node, where IPVS
-// handles them.
+// The addresses are on an interface of Wayleave, with scope host. Packets to them are therefore local, and IPVS handles
+// them.
 package ipvs
 
 import (
@@ -21,10 +21,10 @@ import (
 	"wayleave.dev/service/nftables"
 )
 
-// Link is the name of the link that has the addresses.
+// Link is the name of the interface with the addresses.
 const Link = "wayleave-ipvs"
 
-// Schedulers are those that may be set, the kernel's names.
+// Schedulers are the allowed values, with the kernel's names.
 func Schedulers() []string { return []string{"rr", "lc", "dh", "sh", "wrr", "wlc", "sed", "nq", "mh"} }
 
 // server is a wanted virtual server.
@@ -33,7 +33,7 @@ type server struct {
 	backends []netip.AddrPort
 }
 
-// node is the input of servers beside the plan: facts of the node.
+// node holds the facts of the node that servers depend on, apart from the plan.
 type node struct {
 	scheduler string
 	// addrs are the node's addresses that serve node ports.
@@ -63,7 +63,7 @@ func servers(p service.Plan, n node, emit func(server)) {
 	}
 }
 
-// addresses calls emit for the addresses that a plan needs on the link.
+// addresses calls emit for the addresses that a plan needs on the interface.
 func addresses(p service.Plan, emit func(netip.Addr)) {
 	for _, a := range p.VIPs {
 		emit(a)
@@ -77,8 +77,8 @@ func addresses(p service.Plan, emit func(netip.Addr)) {
 	}
 }
 
-// nodeAddrs are those of the node's addresses that serve node ports. IPVS sends nothing
-// from 127.0.0.1 to another host, so the companion tables do that.
+// nodeAddrs returns the node's addresses that serve node ports. IPVS sends nothing from 127.0.0.1 to another host, so
+// the companion tables do that.
 func nodeAddrs(l service.NodeFacts, own []netip.Addr) (out []netip.Addr) {
 	for _, a := range own {
 		in := func(p netip.Prefix) bool { return p.Contains(a) }
@@ -112,10 +112,9 @@ func Text(plans map[model.Name]service.Plan, l service.NodeFacts, scheduler stri
 	return b.String() + nftables.TextIPVSCompanion(plans, l, nil)
 }
 
-// Sysctls are what the mode needs below /proc/sys/net, as kube-proxy sets them:
-// connections are tracked, so that their source can be translated; packets to a backend
-// that has gone are given another; and addresses of the link are answered for by no other
-// link (kube-proxy's strictARP).
+// Sysctls are the values that the mode needs below /proc/sys/net, the same as kube-proxy's. Connections are tracked, so
+// that their source can be translated. Packets to a removed backend are sent to another one. Other interfaces do not
+// answer ARP for the addresses (kube-proxy's strictARP).
 func Sysctls() map[string]string {
 	return map[string]string{
 		"ipv4/vs/conntrack":                 "1",

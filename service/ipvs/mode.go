@@ -18,8 +18,7 @@ import (
 	"wayleave.dev/service/nftables"
 )
 
-// Mode is the data plane. Its methods may be called concurrently; they wait for one
-// another.
+// Mode is the data plane. Its methods may be called concurrently; they exclude each other.
 type Mode struct {
 	conn      ipvs.Conn
 	companion *nftables.Mode
@@ -29,7 +28,8 @@ type Mode struct {
 	mu    sync.Mutex
 	local service.NodeFacts
 	addrs []netip.Addr // of the node, that serve node ports
-	// own are all addresses of the node's other links. They are never added to ours, from where they could be removed.
+	// own are all addresses of the node's other interfaces. They are never added to Wayleave's, from which they could
+	// be removed.
 	own    []netip.Addr
 	synced bool
 	owners *service.OwnershipTable
@@ -46,22 +46,22 @@ type Mode struct {
 	unchecked []model.Name
 }
 
-// Options are what may be set.
+// Options are the settings of the mode.
 type Options struct {
 	// Scheduler is one of Schedulers.
 	Scheduler string
 	// Drain is how long connections to a former endpoint may continue, and connections of virtual servers when another
 	// mode takes over.
 	Drain time.Duration
-	// BypassIPVS says which Services are served by nftables and not by virtual servers; nil:
-	// none. The node that answers DNS itself must get it before IPVS does.
+	// BypassIPVS reports which Services nftables serves instead of virtual servers; nil for none. A node that serves
+	// DNS itself must get the query before IPVS does.
 	BypassIPVS func(model.Name) bool
 }
 
 var _ service.Mode = (*Mode)(nil)
 
-// New makes the data plane; the kernel is not touched before Sync. companion must be made by nftables.NewIPVSCompanion,
-// with the same BypassIPVS.
+// New creates the data plane; the kernel is not changed before Sync. companion must come from
+// nftables.NewIPVSCompanion, with the same BypassIPVS.
 func New(conn ipvs.Conn, companion *nftables.Mode, track conntrack.Flusher, opt Options) *Mode {
 	return &Mode{conn: conn, companion: companion, track: track, opt: opt, owners: service.NewOwnershipTable(),
 		unsure: map[model.Name]bool{}, users: map[netip.Addr]int{},
@@ -91,8 +91,7 @@ func (m *Mode) ApplyNodeFacts(ctx context.Context, l service.NodeFacts) error {
 	return m.sync(ctx, maps.Clone(m.owners.Want))
 }
 
-// findAddrs are the addresses of the node's other links, sorted, and those of them that
-// serve node ports now.
+// findAddrs finds the addresses of the node's other interfaces, sorted, and those of them that serve node ports now.
 func (m *Mode) findAddrs(ctx context.Context) (own, nodePorts []netip.Addr, err error) {
 	own, err = m.conn.Local(ctx, Link)
 	if err != nil {
@@ -106,7 +105,7 @@ func (m *Mode) findAddrs(ctx context.Context) (own, nodePorts []netip.Addr, err 
 
 func (m *Mode) node() node { return node{m.opt.Scheduler, m.addrs} }
 
-// wanted are the virtual servers of a plan.
+// wanted returns the virtual servers of a plan.
 func (m *Mode) wanted(k model.Name, p service.Plan) map[ipvs.Key]server {
 	out := map[ipvs.Key]server{}
 	if m.opt.BypassIPVS != nil && m.opt.BypassIPVS(k) {
@@ -182,7 +181,7 @@ func (m *Mode) Apply(ctx context.Context, set map[model.Name]service.Plan, del [
 	return m.finish(ctx, failed)
 }
 
-// isUnsure says whether a Sync must look at one of the keys.
+// isUnsure reports whether a Sync must read the state of one of the keys.
 func (m *Mode) isUnsure(set map[model.Name]service.Plan, del []model.Name) bool {
 	for k := range m.unsure {
 		if _, ok := set[k]; ok || slices.Contains(del, k) {
@@ -347,23 +346,22 @@ func (m *Mode) sync(ctx context.Context, plans map[model.Name]service.Plan) erro
 	return m.finish(ctx, failed)
 }
 
-// found is what the kernel has.
+// found is the kernel's state.
 type found struct {
 	servers map[ipvs.Key]ipvs.Server
-	// ours are those of the servers that a service proxy made.
+	// ours are the servers that a service proxy created.
 	ours  map[ipvs.Key]bool
 	addrs []netip.Addr
-	// proxy says that the link of kube-proxy is there.
+	// proxy means that kube-proxy's interface exists.
 	proxy bool
 }
 
-// proxyLink is the link of kube-proxy.
+// proxyLink is kube-proxy's interface.
 const proxyLink = "kube-ipvs0"
 
-// read finds servers, and tells those of service proxies from others': their addresses
-// are on the link of ours or of kube-proxy; or they are on an address of the node, at a
-// node port of the companion tables, or in the default range where a link says that there
-// was a proxy.
+// read finds servers, and distinguishes those of service proxies from others: their addresses are on the interface of
+// Wayleave or kube-proxy; or they are on an address of the node, at a node port of the companion tables, or in the
+// default range if an interface shows that a proxy ran.
 func (m *Mode) read(ctx context.Context) (found, error) {
 	f := found{servers: map[ipvs.Key]ipvs.Server{}, ours: map[ipvs.Key]bool{}}
 	list, err := m.conn.Servers(ctx)
@@ -402,7 +400,7 @@ func (m *Mode) read(ctx context.Context) (found, error) {
 	return f, nil
 }
 
-// settle adds what is wanted and missing.
+// settle adds what is missing.
 func (m *Mode) settle(ctx context.Context, have found, refused reconcile.KeyErrors[model.Name]) {
 	draining := m.draining
 	m.users, m.draining = map[netip.Addr]int{}, map[ipvs.Key]map[netip.AddrPort]time.Time{}
@@ -456,7 +454,7 @@ func (m *Mode) settleServer(ctx context.Context, key ipvs.Key, s server, have fo
 	return errors.Join(errs...)
 }
 
-// prune removes servers and addresses that no plan asks for, and the link of a kube-proxy that has ended.
+// prune removes servers and addresses that no plan needs, and the interface of a stopped kube-proxy.
 func (m *Mode) prune(ctx context.Context, have found) error {
 	want := map[ipvs.Key]bool{}
 	for k, p := range m.owners.Plans {
@@ -479,7 +477,7 @@ func (m *Mode) prune(ctx context.Context, have found) error {
 			errs = append(errs, m.conn.DelAddress(ctx, Link, a))
 		}
 	}
-	if have.proxy { // all of its addresses that are wanted are on ours
+	if have.proxy { // all desired addresses are on our interface
 		errs = append(errs, m.conn.DelLink(ctx, proxyLink))
 	}
 	if err := errors.Join(errs...); err != nil {
@@ -491,8 +489,7 @@ func (m *Mode) prune(ctx context.Context, have found) error {
 // Watch implements service.Mode. The kernel does not report changes of virtual servers, so Run polls them.
 func (m *Mode) Watch(ctx context.Context) (<-chan struct{}, error) { return m.companion.Watch(ctx) }
 
-// Run ends backends whose connections have ended, and repairs what others took away,
-// until ctx ends.
+// Run removes drained backends whose connections have ended, and reverts foreign changes, until ctx ends.
 func (m *Mode) Run(ctx context.Context) error {
 	t := time.NewTimer(time.Second)
 	defer t.Stop()
@@ -508,11 +505,11 @@ func (m *Mode) Run(ctx context.Context) error {
 	}
 }
 
-// pace returns the pause after a poll that took so long. With many Services a poll is expensive; polling takes at most
-// a twentieth of a core.
+// pace returns the pause after a poll that took the given time. With many Services a poll is expensive; polling takes
+// at most a twentieth of a core.
 func pace(took time.Duration) time.Duration { return max(time.Second, 20*took) }
 
-// look is one poll of Run. What fails is retried in the next.
+// look is one poll of Run. Failed steps are retried in the next poll.
 func (m *Mode) look(ctx context.Context) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -557,7 +554,7 @@ func (m *Mode) look(ctx context.Context) {
 // perLook is the number of Services whose backends are read in one poll: each is a call to the kernel.
 const perLook = 100
 
-// backendsAreThere checks the backends of the next unchecked Services. What cannot be read counts as right.
+// backendsAreThere checks the backends of the next unchecked Services. Backends that cannot be read count as present.
 func (m *Mode) backendsAreThere(ctx context.Context) bool {
 	if len(m.unchecked) == 0 {
 		m.unchecked = slices.Collect(maps.Keys(m.owners.Plans))
@@ -615,8 +612,8 @@ func (m *Mode) drained(ctx context.Context) {
 	}
 }
 
-// Leave lets another mode, which must be in place, take new connections. It waits until the connections of the virtual
-// servers have ended, at most for Drain, and removes everything.
+// Leave lets another mode, which must be in place, handle new connections. It waits until the connections of the
+// virtual servers have ended, at most for Drain, and removes everything.
 func (m *Mode) Leave(ctx context.Context) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -685,7 +682,7 @@ func (m *Mode) connections(ctx context.Context, have found) (n int, err error) {
 	return n, nil
 }
 
-// Remove implements service.Mode: it ends the connections that virtual servers have.
+// Remove implements service.Mode: it ends the connections of virtual servers.
 func (m *Mode) Remove(ctx context.Context) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -14,7 +14,7 @@ import (
 	"wayleave.dev/service"
 )
 
-// committed notes which flows and remembered clients a transaction has made stale.
+// committed records the flows and remembered clients that a transaction has made stale.
 func (m *Mode) committed(c program.Commit[model.Name, service.Plan]) {
 	m.reviewClients = m.reviewClients || c.Whole
 	for k := range c.Plans {
@@ -56,7 +56,7 @@ func arrivals(f nft.Family, set string, added, deleted []nft.Element) (out []net
 	return out
 }
 
-// isFrontendSet says whether the map sends packets to slots.
+// isFrontendSet reports whether the map sends packets to slots.
 func isFrontendSet(set string) bool {
 	switch set {
 	case setFrontends, setNodePorts, setInside, setNodeInside, setOutside, setNodeOutside:
@@ -65,15 +65,15 @@ func isFrontendSet(set string) bool {
 	return false
 }
 
-// isSlotSet says whether the map is one of slots.
+// isSlotSet reports whether the map contains slots.
 func isSlotSet(set string) bool {
 	return set == setSlots || set == setNodeSlots || set == setOutsideSlots || set == setNodeOutsideSlots
 }
 
-// isInert says that elements of the set have no effect while no frontend leads to them.
+// isInert reports whether elements of the set have no effect while no frontend leads to them.
 func isInert(set string) bool { return isSlotSet(set) || set == setHairpin || set == setLinked }
 
-// flow returns the UDP flow that a slot makes; false for another protocol.
+// flow returns the UDP flow of a slot; false for another protocol.
 func flow(f nft.Family, set string, slot nft.Element) (conntrack.Flow, bool) {
 	dst, ok := udpFrontend(f, set, slot.Key)
 	if !ok || len(slot.Data) < 8 {
@@ -85,7 +85,7 @@ func flow(f nft.Family, set string, slot nft.Element) (conntrack.Flow, bool) {
 		true
 }
 
-// udpFrontend reads the UDP frontend of a key in a map of frontends or slots; false for other protocols.
+// udpFrontend parses the UDP frontend of a key in a map of frontends or slots; false for other protocols.
 func udpFrontend(f nft.Family, set, key string) (netip.AddrPort, bool) {
 	a := unspecified(f)
 	if !strings.HasPrefix(set, "node-") {
@@ -102,8 +102,8 @@ func udpFrontend(f nft.Family, set, key string) (netip.AddrPort, bool) {
 	return netip.AddrPortFrom(a, binary.BigEndian.Uint16([]byte(key[4:6]))), true
 }
 
-// flush removes the UDP flows to slots that have gone, and those that went untranslated to a frontend that has slots
-// now. What fails is tried again the next time.
+// flush removes the UDP flows to removed slots, and untranslated flows to a frontend that now has slots. Failures are
+// retried the next time.
 func (m *Mode) flush(ctx context.Context) error {
 	if err := m.forgetClients(ctx); err != nil {
 		return err
@@ -131,8 +131,8 @@ func (m *Mode) frontend(p model.Protocol, dst netip.AddrPort) service.FrontendPl
 	return e
 }
 
-// forgetClients removes remembered clients whose endpoint has gone, or whose Service has no affinity any more. Packets
-// add them, so they are read from the kernel.
+// forgetClients removes remembered clients whose endpoint was removed, or whose Service no longer has affinity. Packets
+// add these elements, so they are read from the kernel.
 func (m *Mode) forgetClients(ctx context.Context) error {
 	if !m.reviewClients || !m.program.Synced() {
 		return nil
@@ -157,7 +157,7 @@ func (m *Mode) forgetClients(ctx context.Context) error {
 	return nil
 }
 
-// isValidClient says whether the endpoint of a remembered client still serves it.
+// isValidClient reports whether the endpoint of a remembered client still serves it.
 func (m *Mode) isValidClient(f nft.Family, nodePort bool, el nft.Element) bool {
 	to := unspecified(f)
 	n := to.BitLen() / 8

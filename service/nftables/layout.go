@@ -1,10 +1,9 @@
 // Package nftables renders service plans to nftables.
 //
-// The layout is one of data, not of code. A new connection looks its destination
-// up in a verdict map, which sends it to the chain for its number of slots; that
-// chain draws a number and looks up the slot. There is one chain per number of
-// slots, so a changed endpoint changes elements of maps and never a rule, and a
-// packet passes as many expressions at 10,000 services as at 10.
+// The layout puts Services into data instead of rules. A new connection is looked up by its destination in a verdict
+// map, which sends it to the chain for its number of slots; that chain draws a number and looks up the slot. There is
+// one chain per number of slots, so a changed endpoint changes elements of maps and never a rule, and a packet
+// evaluates as many expressions with 10,000 Services as with 10.
 package nftables
 
 import (
@@ -22,7 +21,7 @@ import (
 	"wayleave.dev/service"
 )
 
-// TableName is the name of our tables, one per family.
+// TableName is the name of the tables, one per family.
 const TableName = "wayleave-service"
 
 // CompanionTableName is the name of the tables that complement IPVS.
@@ -31,11 +30,11 @@ const CompanionTableName = "wayleave-ipvs"
 // layout says which part of the work the tables do.
 type layout struct {
 	name string
-	// ipvsCompanion says that IPVS chooses the endpoints, but for the services for which bypassIPVS, which may be nil,
-	// is true.
+	// ipvsCompanion means that IPVS chooses the endpoints, except for the Services that bypassIPVS (may be nil)
+	// selects.
 	ipvsCompanion bool
 	bypassIPVS    func(model.Name) bool
-	// own is the node's address of a family, for the companion of IPVS; localhost says that node ports are served on
+	// own is the node's address of a family, for the companion of IPVS; localhost means that node ports are served on
 	// 127.0.0.1, which IPVS cannot do.
 	own       map[nft.Family]netip.Addr
 	localhost bool
@@ -52,12 +51,12 @@ func (l layout) with(facts service.NodeFacts) layout {
 	return l
 }
 
-// like says that both layouts give the same rules.
+// like reports whether both layouts give the same rules.
 func (l layout) like(o layout) bool {
 	return !l.ipvsCompanion || maps.Equal(l.own, o.own) && l.localhost == o.localhost
 }
 
-// owns are the first of a node's addresses of each family.
+// owns returns the first of a node's addresses of each family.
 func owns(l service.NodeFacts) map[nft.Family]netip.Addr {
 	out := map[nft.Family]netip.Addr{}
 	for _, a := range l.NodeIPs {
@@ -68,14 +67,14 @@ func owns(l service.NodeFacts) map[nft.Family]netip.Addr {
 	return out
 }
 
-// byIPVS says whether IPVS serves the service.
+// byIPVS reports whether IPVS serves the Service.
 func (l layout) byIPVS(k model.Name) bool {
 	return l.ipvsCompanion && (l.bypassIPVS == nil || !l.bypassIPVS(k))
 }
 
-// masqueradeMark is the bit of the packet mark between DNAT and masquerading, the
-// one that kube-proxy uses by default. It is cleared before the packet leaves: a
-// mark survives encapsulation, and would have the outer packet masqueraded, too.
+// masqueradeMark is the bit of the packet mark between DNAT and masquerading, the same as kube-proxy's default. It is
+// cleared before the packet leaves: a mark survives encapsulation, and would cause the outer packet to be masqueraded,
+// too.
 const masqueradeMark = service.MasqueradeMark
 
 // Names of sets and maps. Of each pair the first is for VIPs, with the key address .
@@ -86,8 +85,8 @@ const (
 	setSlots     = "slots" // key . number → endpoint
 	setNodeSlots = "node-slots"
 
-	// With externalTrafficPolicy Local clients in the cluster are sent to the slots
-	// above by the chains of setInside, others to those of setOutside.
+	// With externalTrafficPolicy Local, the chains of setInside send clients in the cluster to the slots above; those
+	// of setOutside send other clients to the slots below.
 	setInside           = "inside" // → chain
 	setNodeInside       = "node-inside"
 	setOutside          = "outside" // → chain
@@ -95,18 +94,17 @@ const (
 	setOutsideSlots     = "outside-slots" // key . number → endpoint
 	setNodeOutsideSlots = "node-outside-slots"
 
-	// What has no slot is refused or dropped. A VIP is refused without an element.
+	// Frontends without slots are refused or dropped. VIPs are refused without an element.
 	setUnserved     = "unserved" // → chain
 	setNodeUnserved = "node-unserved"
 
-	// Session affinity: whom to remember, and the clients with their endpoints, which
-	// packets enter.
+	// Session affinity: the frontends that have it, and clients with their endpoints, which packets add.
 	setSticky      = "sticky" // → chain
 	setNodeSticky  = "node-sticky"
 	setClients     = "clients" // client . key → endpoint
 	setNodeClients = "node-clients"
 
-	setGuarded = "guarded" // key, of which only some sources may come
+	setGuarded = "guarded" // key, restricted to some sources
 	setAllowed = "allowed" // key . source
 
 	setVIPs     = "vips"
@@ -115,10 +113,10 @@ const (
 	setOwnCIDRs = "own-pod-cidrs"
 	setHairpin  = "hairpin"
 
-	// Of the companion of IPVS: the keys that it has, and node ports on 127.0.0.1, which it has not.
+	// For the companion of IPVS: the keys that IPVS serves, and node ports on 127.0.0.1, which it cannot serve.
 	setBalanced  = "balanced"
 	setLocalhost = "localhost" // → chain
-	// The addresses for clients outside, which are the node's own as well there.
+	// The external addresses, which here are the node's own as well.
 	setLinked = "linked"
 )
 
@@ -133,7 +131,7 @@ func namesOf(nodePort bool) names {
 	return names{setFrontends, setSlots, setInside, setOutside, setOutsideSlots, setUnserved, setSticky, setClients}
 }
 
-// fieldsOf are what the keys of both are looked up by.
+// fieldsOf returns the fields by which keys of VIPs or node ports are looked up.
 func fieldsOf(nodePort bool) []nft.Field {
 	if nodePort {
 		return []nft.Field{nft.L4Proto, nft.Dport}
@@ -141,7 +139,7 @@ func fieldsOf(nodePort bool) []nft.Field {
 	return []nft.Field{nft.Daddr, nft.L4Proto, nft.Dport}
 }
 
-// table is what is fixed of a family's table.
+// table returns the fixed part of a family's table.
 func (l layout) table(f nft.Family) nft.Table {
 	t := nft.Table{Family: f, Name: l.name}
 	for _, nodePort := range []bool{false, true} {
@@ -180,12 +178,11 @@ func (l layout) table(f nft.Family) nft.Table {
 	return t
 }
 
-// protocols are those that have ports.
+// protocols are those with ports.
 func protocols() []model.Protocol { return []model.Protocol{model.TCP, model.UDP, model.SCTP} }
 
-// ends are the chains where packets go behind translation: what was translated is
-// remembered where there is session affinity. (The program nft wants the protocol
-// before the original port, though the fields have it.)
+// ends are the chains after translation, where session affinity remembers the client. (The program nft requires the
+// protocol before the original port, although the fields contain it.)
 func ends() []nft.Chain {
 	translated := nft.Chain{Name: "translated"}
 	original := []nft.Field{nft.L4Proto, nft.OriginalDport}
@@ -206,9 +203,8 @@ func ends() []nft.Chain {
 	}
 }
 
-// splits are the chains of externalTrafficPolicy Local. Pods of this node and its own
-// processes are sent to any endpoint; the latter get the node's address, since what
-// they have chosen may be one that is only theirs.
+// splits are the chains of externalTrafficPolicy Local. Pods of this node and its own processes are sent to any
+// endpoint; the latter get the node's address as source, since they may have chosen one that only this node can reach.
 func (l layout) splits(nodePort bool) []nft.Chain {
 	name := chainName(split, 0, false, nodePort)
 	n := namesOf(nodePort)
@@ -219,7 +215,7 @@ func (l layout) splits(nodePort bool) []nft.Chain {
 			{nft.LocalSaddr{}, nft.SetMark(masqueradeMark), nft.Goto(name + "-inside")},
 			{nft.GotoBy{Fields: fieldsOf(nodePort), Map: n.outside}}}},
 	}
-	if l.ipvsCompanion { // IPVS has the rest, and no later chain
+	if l.ipvsCompanion { // IPVS does the rest, and there is no later chain
 		for i := range chains {
 			chains[i].Rules = append(chains[i].Rules, nft.Rule{nft.DNATToItself{}})
 		}
@@ -227,14 +223,14 @@ func (l layout) splits(nodePort bool) []nft.Chain {
 	return chains
 }
 
-// hooks are the chains that packets enter by.
+// hooks are the chains at the kernel's hooks.
 func (l layout) hooks(f nft.Family) []nft.Chain {
 	guard := guardRules()
 	check, checkOutput, translate := l.checkRules(), int32(-90), int32(-100)
 	if l.ipvsCompanion {
-		checkOutput = -99 // IPVS takes what the node sends at -98
-		// While another mode is there too, it translates: what these chains keep for IPVS it would refuse. They come
-		// before host ports (-95). All chains of type nat run at -100, in the order of their priorities.
+		checkOutput = -99 // IPVS handles locally sent packets at -98
+		// While another mode is present, it translates: these chains keep packets for IPVS that it would refuse. They
+		// run before host ports (-95). All chains of type nat run at -100, in the order of their priorities.
 		translate = -98
 	}
 	return []nft.Chain{
@@ -265,7 +261,7 @@ func guardRules() []nft.Rule {
 		nft.In{Fields: append(slices.Clone(key), nft.Saddr), Set: setAllowed, Not: true}, nft.Drop()}}
 }
 
-// localhostRules keep 127.0.0.1 the node's own, though the kernel routes it where node ports are served on it.
+// localhostRules protect 127.0.0.1, which the kernel routes if node ports are served on it.
 func localhostRules(f nft.Family) []nft.Rule {
 	if f != nft.IPv4 {
 		return nil
@@ -274,7 +270,7 @@ func localhostRules(f nft.Family) []nft.Rule {
 		Prefix: netip.MustParsePrefix("127.0.0.0/8")}, nft.Drop()}}
 }
 
-// translate looks frontends and node ports up.
+// translate looks up frontends and node ports.
 func translate() []nft.Rule {
 	return []nft.Rule{
 		{nft.GotoBy{Fields: fieldsOf(false), Map: setFrontends}},
@@ -282,16 +278,16 @@ func translate() []nft.Rule {
 	}
 }
 
-// translateInput is for packets that arrive. Clients that are no pods get the node's address, or the endpoint's answer
-// would go past this node. A node's own processes have its address already.
+// translateInput is for packets that arrive. Clients that are not pods get the node's address, otherwise the endpoint's
+// answer would bypass this node. The node's own processes already have its address.
 func (l layout) translateInput() []nft.Rule {
 	foreign := nft.Rule{toVIP(), nft.In{Fields: []nft.Field{nft.Saddr}, Set: setPodCIDRs, Not: true},
 		nft.SetMark(masqueradeMark)}
 	return slices.Concat([]nft.Rule{foreign}, translate(), l.keep())
 }
 
-// translateOutput is for packets that processes of the node send. A VIP that is an address of this node, as that of DNS
-// is, is the source that the kernel chooses for it; another node would send the answer to itself.
+// translateOutput is for packets that processes of the node send. If a VIP is an address of this node, like that of
+// DNS, the kernel chooses it as source; another node would send the answer to itself.
 func (l layout) translateOutput(f nft.Family) []nft.Rule {
 	var first []nft.Rule
 	switch {
@@ -304,7 +300,7 @@ func (l layout) translateOutput(f nft.Family) []nft.Rule {
 	return slices.Concat(first, translate(), l.keep())
 }
 
-// checkRules refuse what is still addressed to a VIP after translation: it has no endpoint, or there is no such port.
+// checkRules refuse packets that are still addressed to a VIP after translation: there is no endpoint, or no such port.
 func (l layout) checkRules() []nft.Rule {
 	refuse := nft.Rule{nft.New, toVIP()}
 	if l.ipvsCompanion {
@@ -326,8 +322,8 @@ func (l layout) masqueradeRules(f nft.Family) []nft.Rule {
 	if !l.ipvsCompanion {
 		return rules
 	}
-	// All VIPs are addresses of this node, and it sends from the one that it sends to. Its own address is what it would
-	// have taken, and not that of the link.
+	// With IPVS all VIPs are addresses of this node, which chooses them as source. The source must be the node's own
+	// address instead, and not that of the interface.
 	source := nft.Masquerade()
 	if own, ok := l.own[f]; ok {
 		source = nft.SNATTo{Addr: own}
@@ -335,9 +331,8 @@ func (l layout) masqueradeRules(f nft.Family) []nft.Rule {
 	return append([]nft.Rule{{nft.In{Fields: []nft.Field{nft.Saddr}, Set: setVIPs}, source}}, rules...)
 }
 
-// keep ends translation for addresses of Services: later chains, of a pod's host port, must
-// not take what is for them. Such an address may be one of the node's: that of DNS, and
-// with IPVS all.
+// keep ends translation for addresses of Services: later chains, such as those of host ports, must not translate their
+// packets. Such an address may be one of the node's: that of DNS, and with IPVS all.
 func (l layout) keep() []nft.Rule {
 	sets := []string{setVIPs}
 	if l.ipvsCompanion {
@@ -355,20 +350,20 @@ type kind string
 
 const (
 	plain    kind = "vip" // nothing
-	masked   kind = "ext" // has the client's address replaced
-	outside  kind = "out" // uses the slots for clients outside
+	masked   kind = "ext" // replaces the client's address
+	outside  kind = "out" // uses the slots for external clients
 	split    kind = "split"
 	remember kind = "remember"
 )
 
-// Chains of what IPVS draws: as it is, and with the client's address replaced.
+// Chains for packets that IPVS balances: unchanged, and with the client's address replaced.
 const (
 	chainBalanced       = "balanced"
 	chainBalancedMasked = "balanced-masked"
 )
 
-// chainName is for n slots, or with remember for n seconds. Those of node ports begin
-// with "node-".
+// chainName returns the name of the chain for n slots, or with remember for n seconds. Those of node ports begin with
+// "node-".
 func chainName(k kind, n int, sticky, nodePort bool) string {
 	name := string(k)
 	if nodePort {
@@ -383,13 +378,12 @@ func chainName(k kind, n int, sticky, nodePort bool) string {
 	return name
 }
 
-// slotChain chooses one of n slots at random, or the one that the client had.
+// slotChain chooses one of n slots at random, or the client's previous one.
 func slotChain(k kind, n int, sticky, nodePort bool) nft.Chain {
 	sets, fields := namesOf(nodePort), fieldsOf(nodePort)
 	c := nft.Chain{Name: chainName(k, n, sticky, nodePort)}
 	if k == masked {
-		// The node answers for itself: without its address as source, the endpoint's
-		// answer would not pass it.
+		// Packets of endpoints on this node get its address as source, otherwise the endpoint's answer would bypass it.
 		c.Rules = append(c.Rules, nft.Rule{nft.SetMark(masqueradeMark)})
 	}
 	if sticky {
@@ -419,14 +413,14 @@ func rememberChain(d time.Duration, nodePort bool) nft.Chain {
 	return c
 }
 
-// Kinds of objects that several plans may need.
+// Kinds of objects that several plans can need.
 const (
 	chainObject   uint8 = iota // a chain for a number of slots, or for a time
 	hairpinObject              // an endpoint on this node
-	linkedObject               // an address for clients outside, with IPVS
+	linkedObject               // an address for external clients, with IPVS
 )
 
-// render calls out for everything that the plan asks for.
+// render calls out for everything that the plan needs.
 func (l layout) render(k model.Name, p service.Plan, out program.Output) {
 	for _, a := range p.VIPs {
 		out.Element(program.Place{Family: family(a), Set: setVIPs, Key: nft.Pack(a)}, program.Value{})
@@ -450,14 +444,14 @@ func (l layout) render(k model.Name, p service.Plan, out program.Output) {
 	}
 }
 
-// member has a set contain a key that other plans may want, too.
+// member adds a key that other plans may add, too, to a set.
 func member(out program.Output, kind uint8, f nft.Family, set, key string) {
 	out.Need(program.Object{Family: f, Kind: kind, Name: key}, func() program.Parts {
 		return program.Parts{Elements: []program.Item{{Set: set, Element: nft.Element{Key: key}}}}
 	})
 }
 
-// chain has a chain be there that frontends share.
+// chain adds a chain that frontends share.
 func chain(out program.Output, f nft.Family, name string, build func() nft.Chain) {
 	out.Need(program.Object{Family: f, Kind: chainObject, Name: name, Lasting: true}, func() program.Parts {
 		return program.Parts{Chains: []nft.Chain{build()}}
@@ -513,7 +507,7 @@ func (l layout) renderFrontend(plan service.FrontendPlan, byIPVS bool, out progr
 	served := e.Slots
 	switch {
 	case byIPVS && e.Split:
-		// The virtual server has the endpoints for clients outside.
+		// The virtual server has the endpoints for external clients.
 		e.emit(e.frontends, e.key, chainName(split, 0, false, nodePort))
 		e.lead(e.inside, plain, e.Slots)
 		served = e.Outside
@@ -547,7 +541,7 @@ func (l layout) renderFrontend(plan service.FrontendPlan, byIPVS bool, out progr
 	}
 }
 
-// refuse ends what comes to a frontend without slots.
+// refuse handles packets to a frontend without slots.
 func (e *frontend) refuse() {
 	if e.Drop {
 		e.emit(e.unserved, e.key, "discard")
@@ -565,7 +559,7 @@ func (e *frontend) guard() {
 	}
 }
 
-// factSets are the sets that follow from the node and the cluster.
+// factSets are the sets that depend on the node and the cluster.
 func factSets(f nft.Family, l service.NodeFacts) map[string][]nft.Element {
 	out := map[string][]nft.Element{setPodCIDRs: podCIDRs(f, l.PodCIDRs), setOwnCIDRs: nil, setNodeIPs: nil}
 	for _, p := range nft.Disjoint(l.OwnPodCIDRs) {
@@ -610,8 +604,7 @@ func unspecified(f nft.Family) netip.Addr {
 	return netip.IPv4Unspecified()
 }
 
-// NodePorts lists the node ports that the tables in the kernel know, with the
-// unspecified address of their family.
+// NodePorts lists the node ports of the tables in the kernel, with the unspecified address of their family.
 func (m *Mode) NodePorts(ctx context.Context) (out []service.Frontend, err error) {
 	for _, f := range nft.Families() {
 		st, err := m.conn.Read(ctx, m.lay.table(f))

@@ -14,8 +14,7 @@ import (
 	"wayleave.dev/service"
 )
 
-// Mode is the data plane. Its methods may be called concurrently; they wait for one
-// another.
+// Mode is the data plane. Its methods may be called concurrently; they exclude each other.
 type Mode struct {
 	conn  nft.Conn
 	track conntrack.Flusher
@@ -25,24 +24,23 @@ type Mode struct {
 	facts   service.NodeFacts
 	owners  *service.OwnershipTable
 	program *program.Program[model.Name, service.Plan]
-	// flows are UDP flows to be removed from connection tracking. untranslated are UDP frontends that got backends:
-	// what was sent to them before may be tracked as going to the VIP itself.
+	// flows are UDP flows to remove from connection tracking. untranslated are UDP frontends that got backends: earlier
+	// packets to them may be tracked as flows to the VIP itself.
 	flows        []conntrack.Flow
 	untranslated []netip.AddrPort
-	// reviewClients says that remembered clients may have an endpoint that has gone.
+	// reviewClients means that the endpoints of remembered clients may have been removed.
 	reviewClients bool
 }
 
 var _ service.Mode = (*Mode)(nil)
 
-// New makes the data plane; the kernel is not touched before Sync.
+// New creates the data plane; the kernel is not changed before Sync.
 func New(conn nft.Conn, track conntrack.Flusher) *Mode {
 	return newMode(conn, track, layout{name: TableName})
 }
 
-// NewIPVSCompanion makes the tables that complement IPVS, which chooses endpoints and translates to them itself: they
-// masquerade, limit sources and refuse. Services for which bypassIPVS, which may be nil, is true are served by nftables
-// alone.
+// NewIPVSCompanion creates the tables that complement IPVS, which chooses endpoints and translates to them itself: the
+// tables masquerade, limit sources and refuse. nftables alone serves Services that bypassIPVS (may be nil) selects.
 func NewIPVSCompanion(conn nft.Conn, track conntrack.Flusher, bypassIPVS func(model.Name) bool) *Mode {
 	return newMode(conn, track, companion(bypassIPVS))
 }
@@ -102,8 +100,7 @@ func (m *Mode) Apply(ctx context.Context, set map[model.Name]service.Plan, del [
 	return m.finish(ctx)(m.program.Apply(ctx, set, del))
 }
 
-// finish ends a change: it removes old flows, which comes after the commit so that no packet makes them anew, and joins
-// the errors.
+// finish ends a change. It removes old flows after the commit, so that no packet recreates them, and joins the errors.
 func (m *Mode) finish(ctx context.Context) func(reconcile.KeyErrors[model.Name], error) error {
 	return func(failed reconcile.KeyErrors[model.Name], err error) error {
 		if err != nil {
@@ -119,15 +116,14 @@ func (m *Mode) finish(ctx context.Context) func(reconcile.KeyErrors[model.Name],
 	}
 }
 
-// Watch reports foreign changes to our tables.
+// Watch reports foreign changes to the tables.
 func (m *Mode) Watch(ctx context.Context) (<-chan struct{}, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.program.Watch(ctx)
 }
 
-// Remove takes everything of this mode out of the kernel. Established connections live on: connection tracking has
-// them.
+// Remove removes this mode completely from the kernel. Connection tracking keeps established connections.
 func (m *Mode) Remove(ctx context.Context) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -137,14 +133,14 @@ func (m *Mode) Remove(ctx context.Context) error {
 	return nil
 }
 
-// Remains names what of this mode is in the kernel.
+// Remains lists what of this mode is in the kernel.
 func (m *Mode) Remains(ctx context.Context) ([]string, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.program.Remains(ctx)
 }
 
-// owned has the OwnershipTable decide what each Service gets.
+// owned lets the OwnershipTable decide what each Service gets.
 type owned struct{ *service.OwnershipTable }
 
 func (o owned) InForce() map[model.Name]service.Plan { return o.Plans }

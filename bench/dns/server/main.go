@@ -1,6 +1,5 @@
-// Command server is the cluster DNS of the agent alone, in two roles as in a pod of
-// Wayleave: the agent, which follows an API server and feeds the records, and the server,
-// which answers. It is what is compared with, and measured beside, CoreDNS.
+// Command server is the cluster DNS without the rest of Wayleave, in two roles as in a pod: the agent, which follows an
+// API server and feeds the records, and the server, which answers. It is compared and measured with CoreDNS.
 package main
 
 import (
@@ -34,9 +33,11 @@ func main() {
 	role, dir := flag.String("role", "", "agent or dns"),
 		flag.String("dir", "", "folder of the sockets and the snapshot")
 	master := flag.String("master", "", "URL of the API server, for the agent")
-	listen := flag.String("listen", "", "address to answer at, for the agent")
-	upstreams := flag.String("upstreams", "", "addresses and ports of upstream servers, by comma, for the agent")
-	stubs := flag.String("stubs", "", "servers of domains, as corp.example.=192.0.2.1:53, by comma, for the agent")
+	listen := flag.String("listen", "", "address to serve at, for the agent")
+	upstreams := flag.String("upstreams", "",
+		"addresses and ports of upstream servers, separated by commas, for the agent")
+	stubs := flag.String("stubs", "",
+		"servers of domains, such as corp.example.=192.0.2.1:53, separated by commas, for the agent")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
@@ -50,7 +51,7 @@ func main() {
 			"state.json"),
 			HealthSocket: filepath.Join(*dir, "health.sock"), Log: log})
 	default:
-		err = fmt.Errorf("-role is %q; agent and dns are there", *role)
+		err = fmt.Errorf("-role is %q; allowed: agent, dns", *role)
 	}
 	if err != nil && ctx.Err() == nil {
 		fmt.Fprintln(os.Stderr, "server:", err)
@@ -95,7 +96,7 @@ func agent(ctx context.Context, dir, master, listen, upstreams, stubs string, lo
 	return context.Cause(ctx)
 }
 
-// newFeed is a feed that has all but the records.
+// newFeed returns a feed with everything except the records.
 func newFeed(listen, upstreams, stubs string, log *slog.Logger) (*dns.Feed, error) {
 	at, err := netip.ParseAddrPort(listen)
 	if err != nil {
@@ -103,7 +104,7 @@ func newFeed(listen, upstreams, stubs string, log *slog.Logger) (*dns.Feed, erro
 	}
 	settings := schema.Settings{Domains: []string{"cluster.local."},
 		Clients: []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}}
-	// What the agent sets by default.
+	// The agent's defaults.
 	settings.Pods, settings.VIPs = schema.PodsInsecure, []netip.Addr{at.Addr()}
 	settings.Forwarding.Cache = schema.CacheLimits{Bytes: 16 << 20, TTL: time.Hour, NegativeTTL: 30 * time.Minute,
 		Stale: 24 * time.Hour}

@@ -16,7 +16,7 @@ import (
 	"wayleave.dev/lab/progress"
 )
 
-// Program builds it, or takes it from the lab's cache, and returns its path and version.
+// Program builds kube-proxy, or takes it from the lab's cache, and returns its path and version.
 func Program(t *testing.T) (path, version string) {
 	t.Helper()
 	home, err := os.UserHomeDir()
@@ -29,7 +29,7 @@ func Program(t *testing.T) (path, version string) {
 	}
 	cache := &build.Cache{Dir: filepath.Join(home, ".cache", "wayleave-lab"), Progress: progress.New(os.Stderr),
 		Log: os.Stderr}
-	unlock, err := cache.Lock(t.Context()) // a lab may be building the same
+	unlock, err := cache.Lock(t.Context()) // a lab may be building the same program
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,7 +41,7 @@ func Program(t *testing.T) (path, version string) {
 	return p.Kube, p.KubernetesVersion
 }
 
-// Process is one that runs.
+// Process is a running program.
 type Process struct {
 	cmd  *exec.Cmd
 	done chan struct{}
@@ -95,7 +95,7 @@ func Run(t *testing.T, ns *testnet.NS, cmd *exec.Cmd) *Process {
 	return p
 }
 
-// Pid is the process's.
+// Pid returns the process id.
 func (p *Process) Pid() int { return p.cmd.Process.Pid }
 
 // Stop kills it.
@@ -107,7 +107,7 @@ func (p *Process) Stop() {
 	}
 }
 
-// CPU is the time that the process and its ended children have used.
+// CPU returns the CPU time of the process and its ended children.
 func (p *Process) CPU() (time.Duration, error) {
 	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.Pid()))
 	if err != nil {
@@ -124,7 +124,7 @@ func (p *Process) CPU() (time.Duration, error) {
 	return time.Duration(ticks[0]+ticks[1]+ticks[2]+ticks[3]) * 10 * time.Millisecond, nil
 }
 
-// Runs says whether it has a program running.
+// Runs reports whether it has a running child process.
 func (p *Process) Runs() bool {
 	files, _ := filepath.Glob("/proc/[0-9]*/stat")
 	for _, f := range files {
@@ -142,7 +142,7 @@ func (p *Process) Runs() bool {
 	return false
 }
 
-// Memory is what it holds resident, in bytes.
+// Memory returns its resident memory, in bytes.
 func (p *Process) Memory() (int64, error) {
 	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.Pid()))
 	if err != nil {

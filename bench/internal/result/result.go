@@ -1,5 +1,5 @@
-// Package result turns what a benchmark measured into a page of docs: tables in
-// Markdown and plots in SVG, without a library, so that they are the same everywhere.
+// Package result writes the results of a benchmark to a page of docs: tables in Markdown and plots in SVG, without a
+// library, so that they are the same everywhere.
 package result
 
 import (
@@ -14,8 +14,8 @@ import (
 	"strings"
 )
 
-// Median of values, the zero value of none. Of an even number it is the higher of the two in
-// the middle: for costs the less flattering.
+// Median returns the median of values, zero without values. For an even number it is the higher of the two middle
+// values: for costs the less flattering one.
 func Median[T cmp.Ordered](values []T) (m T) {
 	if len(values) == 0 {
 		return m
@@ -23,7 +23,7 @@ func Median[T cmp.Ordered](values []T) (m T) {
 	return slices.Sorted(slices.Values(values))[len(values)/2]
 }
 
-// Percentile by nearest rank, the zero value of none.
+// Percentile returns a percentile by nearest rank, zero without values.
 func Percentile[T cmp.Ordered](values []T, p float64) (v T) {
 	if len(values) == 0 {
 		return v
@@ -33,7 +33,7 @@ func Percentile[T cmp.Ordered](values []T, p float64) (v T) {
 	return sorted[max(i, 0)]
 }
 
-// Page is a document that grows.
+// Page is a document under construction.
 type Page struct {
 	dir, name string
 	text      strings.Builder
@@ -46,14 +46,14 @@ func New(dir, name, title string) *Page {
 	return p
 }
 
-// Section starts a part of a page, with its heading, which the caller writes.
+// Section starts a part of a page, whose heading the caller writes.
 func Section(heading string) *Page {
 	p := &Page{}
 	p.Text("%s", heading)
 	return p
 }
 
-// String is the text so far, with one newline at the end.
+// String returns the text so far, with one newline at the end.
 func (p *Page) String() string { return strings.TrimRight(p.text.String(), "\n") + "\n" }
 
 // Text adds a paragraph.
@@ -61,7 +61,7 @@ func (p *Page) Text(format string, args ...any) {
 	fmt.Fprintf(&p.text, format+"\n\n", args...)
 }
 
-// Table adds one; the first row is the head.
+// Table adds a table; the first row is the head.
 func (p *Page) Table(rows [][]string) {
 	for i, r := range rows {
 		fmt.Fprintf(&p.text, "| %s |\n", strings.Join(r, " | "))
@@ -77,20 +77,19 @@ func (p *Page) Write() error {
 	return os.WriteFile(filepath.Join(p.dir, p.name+".md"), []byte(p.String()), 0o644)
 }
 
-// Machine says where it was measured.
+// Machine describes the machine of the measurement.
 func Machine() string {
 	kernel, _ := exec.Command("uname", "-r").Output()
 	return fmt.Sprintf("%d cores, Linux %s, %s", runtime.NumCPU(), strings.TrimSpace(string(kernel)), runtime.Version())
 }
 
-// Series are the points of one program.
+// Series are the values of one program.
 type Series struct {
 	Name string
 	Y    []float64
 }
 
-// Bars adds groups of bars, one for each label, with a logarithmic axis when the
-// values differ by more than 30 times.
+// Bars adds groups of bars, one per label, with a logarithmic axis if the values differ by more than a factor of 30.
 func (p *Page) Bars(name, title, unit string, labels []string, series []Series) error {
 	const width, height, left, bottom, top = 760, 320, 64, 40, 48
 	colours := []string{"#1f6feb", "#8c959f", "#d29922", "#2da44e", "#8250df"}
@@ -175,7 +174,7 @@ func ticks(lo, hi float64, log bool) (out []float64) {
 	return out
 }
 
-// Number has three digits that count.
+// Number formats with three significant digits.
 func Number(v float64) string {
 	switch a := math.Abs(v); {
 	case a == 0:
@@ -190,5 +189,5 @@ func Number(v float64) string {
 	return fmt.Sprintf("%.3f", v)
 }
 
-// Docs is the checkout's folder for pages, from a benchmark's folder.
+// Docs is the checkout's folder of pages, relative to a benchmark's folder.
 const Docs = "../../docs"

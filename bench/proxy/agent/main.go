@@ -1,5 +1,5 @@
-// agent is what feeds the proxy that is measured: the source, the model and the loop of the
-// real agent, with an API server of the benchmark's, and nothing that touches a kernel.
+// agent feeds the measured proxy: the source, the model and the loop of the real agent, with the benchmark's API
+// server, and without changes to the kernel.
 package main
 
 import (
@@ -42,7 +42,7 @@ func main() {
 	}
 }
 
-// sockets are what proxies listen on.
+// sockets returns those that proxies listen on.
 func sockets(plain, encrypted string) (list []schema.Socket, err error) {
 	for _, s := range []struct {
 		addr string

@@ -1,4 +1,4 @@
-// handshakes makes TLS connections one after the other, and says how many there were.
+// handshakes makes TLS connections one after the other, and reports their number.
 package main
 
 import (
@@ -14,9 +14,9 @@ import (
 )
 
 func main() {
-	addr, name := flag.String("addr", "", "address of the server"), flag.String("name", "", "name to ask for")
-	workers, d := flag.Int("workers", 8, "connections at a time"), flag.Duration("time", time.Second, "how long")
-	resume := flag.Bool("resume", false, "resume a session that an earlier connection began")
+	addr, name := flag.String("addr", "", "address of the server"), flag.String("name", "", "name to request")
+	workers, d := flag.Int("workers", 8, "concurrent connections"), flag.Duration("time", time.Second, "how long")
+	resume := flag.Bool("resume", false, "resume the session of an earlier connection")
 	flag.Parse()
 	if err := run(*addr, *name, *workers, *d, *resume); err != nil {
 		fmt.Fprintln(os.Stderr, "handshakes:", err)
@@ -24,7 +24,7 @@ func main() {
 	}
 }
 
-// first keeps the first session that it gets, and gives it to all.
+// first keeps the first session that it gets, and returns it to all.
 type first struct {
 	mu      sync.Mutex
 	session *tls.ClientSessionState
@@ -47,8 +47,8 @@ func (f *first) Put(_ string, s *tls.ClientSessionState) {
 }
 
 func run(addr, name string, workers int, d time.Duration, resume bool) error {
-	// X25519 and AES-128-GCM, which all servers have: a server shall not look slow because it offers more. The
-	// certificate is not looked at, which is the client's cost.
+	// X25519 and AES-128-GCM, which all servers have: no server must look slow because it offers more. The certificate
+	// is not verified, which is the client's cost.
 	config := &tls.Config{ServerName: name, InsecureSkipVerify: true, MinVersion: tls.VersionTLS13,
 		CurvePreferences: []tls.CurveID{tls.X25519}, NextProtos: []string{"http/1.1"}}
 	if resume {
@@ -81,7 +81,7 @@ func run(addr, name string, workers int, d time.Duration, resume bool) error {
 	return nil
 }
 
-// begin makes one request, to whose answer the session comes.
+// begin makes one request; the session arrives with its answer.
 func begin(addr, name string, config *tls.Config) error {
 	c, err := tls.Dial("tcp", addr, config)
 	if err != nil {
@@ -116,5 +116,5 @@ func once(addr string, config *tls.Config, resume bool) error {
 	if c.ConnectionState().DidResume != resume {
 		return fmt.Errorf("resumed: %v", !resume)
 	}
-	return c.Close() // the server has seen the end of the handshake by then
+	return c.Close() // by then the server has completed the handshake
 }

@@ -1,4 +1,4 @@
-// Package interop judges the HTTP proxy by clients and servers that others wrote.
+// Package interop tests the HTTP proxy with clients and servers of other projects.
 package interop
 
 import (
@@ -31,7 +31,7 @@ import (
 	"wayleave.dev/proxy/schema"
 )
 
-// pair makes a certificate for a name.
+// pair creates a certificate for a name.
 func pair(t *testing.T, name string) (schema.Certificate, *x509.CertPool) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -113,8 +113,8 @@ func serve(t *testing.T, host schema.Host, backend schema.Backend, cert schema.C
 	}
 }
 
-// The cases of gRPC's interoperability suite, whose client ends the test program where one
-// fails, pass through the proxy, plain and encrypted on both sides.
+// The cases of gRPC's interoperability suite, whose client exits if one fails, pass through the proxy, plain and
+// encrypted on both sides.
 func TestGRPCInterop(t *testing.T) {
 	const name = "grpc.example.com"
 	cert, pool := pair(t, name)

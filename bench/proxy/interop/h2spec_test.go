@@ -18,21 +18,21 @@ import (
 	"wayleave.dev/proxy/schema"
 )
 
-// answered are the cases in which h2spec wants another refusal than ours, with why. None
-// of them reaches an endpoint.
+// answered are the cases in which h2spec expects another refusal than Wayleave's, with the reason. None of them reaches
+// an endpoint.
 func answered(encrypted bool) map[string]string {
 	out := map[string]string{
 		"http2/6.5.3/1":   "a SETTINGS frame that names a setting twice closes the connection",
-		"http2/8.1.2.2/1": "400 in place of a reset",
-		"http2/8.1.2.2/2": "400 in place of a reset",
+		"http2/8.1.2.2/1": "400 instead of a reset",
+		"http2/8.1.2.2/2": "400 instead of a reset",
 	}
 	if !encrypted {
-		out["http2/3.5/2"] = "what is no preface is HTTP/1.1, and gets 400 as such"
+		out["http2/3.5/2"] = "an invalid preface is treated as HTTP/1.1, and gets 400"
 	}
 	return out
 }
 
-// h2spec, a judge of HTTP/2 servers (RFC 7540, RFC 7541), finds nothing that we do not know.
+// h2spec, a test suite for HTTP/2 servers (RFC 7540, RFC 7541), finds nothing unexpected.
 func TestH2Spec(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -71,7 +71,7 @@ func TestH2Spec(t *testing.T) {
 			t.Errorf("TLS %v: only %d cases passed", c.TLS, passed)
 		}
 		for id, why := range known {
-			t.Errorf("TLS %v: %s passes now: strike the exception (%s)", c.TLS, id, why)
+			t.Errorf("TLS %v: %s passes now: remove the exception (%s)", c.TLS, id, why)
 		}
 	}
 }

@@ -41,8 +41,7 @@ frontend in
   http-request return status 200 content-type text/plain lf-string "%[src]:%[src_port] %[dst]:%[dst_port]"
 `
 
-// nginx and HAProxy as endpoints read the PROXY headers that they are sent, before TLS and
-// without, and know the client.
+// nginx and HAProxy as endpoints parse the proxy's PROXY headers, with TLS and without, and see the client.
 func TestPROXYProtocolByOthers(t *testing.T) {
 	cert, _ := pair(t, "a.example.com")
 	for _, c := range []struct{ program, conf, line string }{{"nginx", nginxProxied, "-c"},
@@ -106,7 +105,7 @@ func TestPROXYProtocolByOthers(t *testing.T) {
 						return c, err
 					}}
 					client := &http.Client{Transport: tr, Timeout: 10 * time.Second}
-					for range 3 { // by one connection
+					for range 3 { // over one connection
 						resp, err := client.Get("http://a.example.com/")
 						if err != nil {
 							t.Fatal(err)

@@ -1,4 +1,4 @@
-// server is a proxy that is measured: the process of the product, or few lines around Go's.
+// server is a measured proxy: the production process, or a few lines around Go's.
 package main
 
 import (
@@ -31,11 +31,11 @@ import (
 )
 
 func main() {
-	feed := flag.String("feed", "", "unix socket of an agent, to be the product's process")
+	feed := flag.String("feed", "", "unix socket of an agent, to run the production process")
 	listen := flag.String("listen", "127.0.0.1:8080", "address to serve at")
 	endpoints := flag.String("endpoints", "", "addresses of endpoints, separated by commas")
-	profile := flag.String("cpuprofile", "", "file for a CPU profile that SIGUSR1 begins and SIGUSR2 ends")
-	reverse := flag.Bool("reverseproxy", false, "measure Go's httputil.ReverseProxy in place of ours")
+	profile := flag.String("cpuprofile", "", "file for a CPU profile that SIGUSR1 starts and SIGUSR2 ends")
+	reverse := flag.Bool("reverseproxy", false, "measure Go's httputil.ReverseProxy instead of Wayleave's")
 	pairs := flag.String("tls", "", "for ReverseProxy: address=file of a certificate with its key, separated by commas")
 	routes := flag.String("routes", "", "for ReverseProxy: file with a host name in each line")
 	flag.Parse()
@@ -46,7 +46,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	if *feed != "" {
-		debug.SetMemoryLimit(448 << 20) // as wayleave proxy has them
+		debug.SetMemoryLimit(448 << 20) // like wayleave proxy
 		err := process.Run(ctx, process.Config{Socket: *feed, HealthSocket: filepath.Join(filepath.Dir(*feed),
 			"health.sock"), AccessLog: io.Discard,
 			Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))})
@@ -67,7 +67,7 @@ func main() {
 	<-ctx.Done()
 }
 
-// profiles writes a CPU profile for each pair of signals. The file has its name once it is whole.
+// profiles writes a CPU profile for each pair of signals. The file gets its name once it is complete.
 func profiles(file string) {
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGUSR1, syscall.SIGUSR2)
@@ -114,7 +114,7 @@ func serve(l net.Listener, endpoints []string) {
 	}
 }
 
-// serveReverse is what a Go programmer has without us. With routes, each host has a ReverseProxy in a map.
+// serveReverse is Go's own solution. With routes, each host has a ReverseProxy in a map.
 func serveReverse(l net.Listener, endpoint, pairs, routes string) {
 	transport := &http.Transport{MaxIdleConnsPerHost: 1024, DisableCompression: true}
 	one := func() http.Handler {

@@ -1,6 +1,5 @@
-// Command proxy is the service proxy of the agent alone: the same source, model, loop
-// and data plane, in the network namespace where it is started. It is what is measured
-// beside kube-proxy.
+// Command proxy is the service proxy without the rest of the agent: the same source, model, loop and data plane, in the
+// network namespace in which it is started. It is compared with kube-proxy.
 package main
 
 import (
@@ -34,7 +33,7 @@ import (
 func main() {
 	master, node := flag.String("master", "", "URL of the API server"), flag.String("node", "node1", "this node")
 	mode := flag.String("mode", "nftables", "nftables, iptables-nft, iptables-legacy or ipvs")
-	lock := flag.String("lock", "", "what programs of iptables-legacy lock, in place of /run/xtables.lock")
+	lock := flag.String("lock", "", "lock file of iptables-legacy, instead of /run/xtables.lock")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
@@ -44,7 +43,7 @@ func main() {
 	}
 }
 
-// dataPlane makes the mode of that name.
+// dataPlane creates the mode of that name.
 func dataPlane(name, lock string) (service.Mode, error) {
 	track, err := conntrack.NewKernel(0)
 	if err != nil {
@@ -60,7 +59,7 @@ func dataPlane(name, lock string) (service.Mode, error) {
 		return iptables.New(k, track), nil
 	case "nftables", "ipvs":
 	default:
-		return nil, fmt.Errorf("-mode is %q; nftables, iptables-nft, iptables-legacy and ipvs are there", name)
+		return nil, fmt.Errorf("-mode is %q; allowed: nftables, iptables-nft, iptables-legacy, ipvs", name)
 	}
 	conn, err := nft.NewKernel(0)
 	if err != nil {

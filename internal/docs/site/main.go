@@ -1,7 +1,7 @@
-// Command site lays the pages of the documentation out for the generator of the site: `make docs`.
+// Command site prepares the pages of the documentation for the site generator: `make docs`.
 //
-// The pages are written to be read in the repository. Here links to other pages are kept, links to source code become
-// plain text, and lists get the empty line that the generator's Markdown wants.
+// The pages are written to be read in the repository. Links to other pages are kept, links to source code become plain
+// text, and lists get the empty line that the generator's Markdown requires.
 package main
 
 import (
@@ -37,7 +37,7 @@ var places = map[string]string{
 	"SECURITY.md": "SECURITY.md", "CHANGELOG.md": "CHANGELOG.md",
 }
 
-// place returns where the site has a file of the checkout; false when it has not.
+// place returns the site's path of a file of the checkout; false if the site does not have it.
 func place(file string) (string, bool) {
 	if to, ok := places[file]; ok {
 		return to, true
@@ -96,7 +96,7 @@ func lay(top fs.FS, folder string) error {
 
 // page returns the text of a page for the site.
 func page(file, text string) string {
-	var out, prose strings.Builder // prose is what a link may go on in on the next line
+	var out, prose strings.Builder // prose collects lines, because a link may span two
 	before, inCode := "", false
 	for line := range strings.Lines(text) {
 		fence := strings.HasPrefix(strings.TrimSpace(line), "```")
@@ -117,12 +117,12 @@ func page(file, text string) string {
 
 var bullet = regexp.MustCompile(`^([-*]|[0-9]{1,3}\.) `)
 
-// item says that a line begins an item of a list.
+// item reports whether a line begins an item of a list.
 func item(line string) bool { return bullet.MatchString(line) }
 
 var link = regexp.MustCompile(`(!?)\[([^\]]*)\]\(([^)\s]*)\)`)
 
-// relink turns the links of a text into those of the site.
+// relink converts the links of a text to those of the site.
 func relink(file, text string) string {
 	return link.ReplaceAllStringFunc(text, func(whole string) string {
 		m := link.FindStringSubmatch(whole)

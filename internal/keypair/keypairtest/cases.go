@@ -1,4 +1,4 @@
-// Package keypairtest has certificates with their keys as they are in Secrets, for tests and for a comparison with
+// Package keypairtest contains certificates with their keys as found in Secrets, for tests and for a comparison with
 // nginx.
 package keypairtest
 
@@ -25,17 +25,17 @@ import (
 // Name is the host that the certificates are for.
 const Name = "odd.example"
 
-// Case is a Secret's pair.
+// Case is the pair of a Secret.
 type Case struct {
 	Name       string
 	Chain, Key []byte
-	// Refused is a part of the error; empty for what is served.
+	// Refused is a part of the error; empty for a valid pair.
 	Refused string
-	// Unread says that Go's own reader refuses the leaf.
+	// Unread means that Go's own parser refuses the leaf.
 	Unread bool
 }
 
-// Cases are all of them. dir is this repository's internal/keypair/testdata.
+// Cases returns all of them. dir is this repository's internal/keypair/testdata.
 func Cases(dir string) ([]Case, error) {
 	m := &maker{}
 	list := slices.Concat(m.keys(), m.text(), m.chains(), m.contents(), m.hostile())
@@ -43,7 +43,7 @@ func Cases(dir string) ([]Case, error) {
 	return append(list, files...), errors.Join(m.err, err)
 }
 
-// maker makes certificates, and remembers the first error.
+// maker creates certificates, and records the first error.
 type maker struct {
 	err    error
 	serial int64
@@ -62,7 +62,7 @@ func (m *maker) note(err error) {
 	}
 }
 
-// issue makes a certificate that by has signed, or that signs itself for nil.
+// issue creates a certificate that by has signed, or a self-signed one if by is nil.
 func (m *maker) issue(key crypto.Signer, by *pair, change func(*x509.Certificate)) *pair {
 	m.serial++
 	t := &x509.Certificate{
@@ -138,7 +138,7 @@ func (m *maker) keys() (list []Case) {
 			Key: block("PRIVATE KEY", x509.MarshalPKCS1PrivateKey(k))})
 }
 
-// text is what stands beside blocks in files.
+// text has cases with extra text in files.
 func (m *maker) text() []Case {
 	ca := m.authority("text CA", nil)
 	p := m.issue(m.ec(elliptic.P256()), ca, nil)
@@ -178,14 +178,14 @@ func (m *maker) text() []Case {
 		{Name: "no certificate in tls.crt", Chain: []byte(key), Key: []byte(key),
 			Refused: "no block CERTIFICATE, but PRIVATE KEY"},
 		{Name: "a certificate that is cut off", Chain: block("CERTIFICATE", p.der[:len(p.der)/2]), Key: []byte(key),
-			Refused: "not whole"},
+			Refused: "truncated or has extra bytes"},
 		{Name: "bytes behind a certificate", Chain: block("CERTIFICATE", append(bytes.Clone(p.der), 0)),
-			Key: []byte(key), Refused: "not whole"},
+			Key: []byte(key), Refused: "truncated or has extra bytes"},
 	}
 	return list
 }
 
-// oneLine puts the base64 of each block into one line.
+// oneLine writes the base64 of each block in one line.
 func oneLine(s string) string {
 	var b strings.Builder
 	for line := range strings.Lines(s) {
@@ -228,7 +228,7 @@ func (m *maker) chains() []Case {
 	}
 }
 
-// contents are odd leaves.
+// contents are unusual leaves.
 func (m *maker) contents() []Case {
 	one := func(name string, unread bool, change func(*x509.Certificate)) Case {
 		p := m.issue(m.ec(elliptic.P256()), nil, change)
@@ -292,7 +292,7 @@ func (m *maker) hostile() []Case {
 	}
 }
 
-// fromFiles are those that OpenSSL made (testdata/make.sh).
+// fromFiles are those that OpenSSL created (testdata/make.sh).
 func fromFiles(dir string) (list []Case, err error) {
 	for _, x := range []Case{
 		{Name: "RSA 512", Key: []byte("rsa512"), Refused: "512 bits"},

@@ -1,9 +1,8 @@
-// Command kube is every Kubernetes component that the lab runs, in one static
-// program: which one it is depends on the name it is called by (argv[0], a
-// symlink) or else on its first argument.
+// Command kube contains every Kubernetes component that the lab runs, in one static program. The name by which it is
+// called (argv[0], a symlink), or otherwise its first argument, selects the component.
 //
-// It is a module of its own, so that its versions are exactly those that the
-// Kubernetes release was made of, whatever the lab and Wayleave depend on.
+// It is a module of its own, so that its versions are exactly those of the Kubernetes release, whatever the lab and
+// Wayleave depend on.
 package main
 
 import (
@@ -11,7 +10,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	_ "time/tzdata" // CronJobs may name a time zone; the lab's hosts may have none
+	_ "time/tzdata" // CronJobs may name a time zone; the lab's hosts may lack the database
 
 	"github.com/spf13/cobra"
 	"go.etcd.io/etcd/server/v3/etcdmain"
@@ -45,9 +44,8 @@ func main() {
 	os.Exit(cli.Run(build()))
 }
 
-// command returns the constructor of the named component's command, or nil.
-// Constructors, not commands: building one component registers its flags and
-// feature gates globally.
+// command returns the constructor of the named component's command, or nil. It returns constructors, because building
+// one component registers its flags and feature gates globally.
 func command(name string) func() *cobra.Command {
 	switch name {
 	case "kube-apiserver":

@@ -2,8 +2,8 @@
 
 package main
 
-// What the lab builds from the same set of versions. e2e.test is made of a
-// package's tests, which a tool directive cannot name.
+// Programs that the lab builds from the same set of versions. e2e.test is built from a package's tests, which a tool
+// directive cannot name.
 import (
 	_ "github.com/onsi/ginkgo/v2/ginkgo"
 	_ "k8s.io/kubernetes/cmd/kubectl"

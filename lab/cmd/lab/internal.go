@@ -22,8 +22,7 @@ import (
 	"wayleave.dev/lab/registry"
 )
 
-// internal are the programs that a lab consists of besides Kubernetes. They
-// are started by "lab up".
+// internal are the lab's own programs. "lab up" starts them.
 func internal() *cobra.Command {
 	cmd := &cobra.Command{Use: "internal", Hidden: true}
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
@@ -51,7 +50,7 @@ func internal() *cobra.Command {
 	return cmd
 }
 
-// services is what listens at the gateway's addresses.
+// services are the servers at the gateway's addresses.
 func services(log *slog.Logger) *cobra.Command {
 	var archives, queries string
 	cmd := &cobra.Command{

@@ -1,5 +1,5 @@
-// Command lab brings up a real Kubernetes of several nodes on this machine,
-// with no Docker and no registry, and takes it down without a trace.
+// Command lab brings up a real Kubernetes of several nodes on this machine, without Docker and without a registry, and
+// takes it down without a trace.
 package main
 
 import (
@@ -39,8 +39,7 @@ func main() {
 	}
 }
 
-// exitStatus is the end of a command that "lab exec" ran: the command itself
-// has said what there was to say.
+// exitStatus is the exit status of a command that "lab exec" ran: the command has already printed its error.
 type exitStatus int
 
 func (s exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
@@ -55,7 +54,7 @@ func command() *cobra.Command {
 	return root
 }
 
-// open returns the lab that the environment names.
+// open returns the lab that the environment selects.
 func open() (*cluster.Lab, error) {
 	dirs, err := place.Find(os.Getenv)
 	if err != nil {
@@ -77,18 +76,20 @@ func up() *cobra.Command {
 		},
 	}
 	flags := cmd.Flags()
-	flags.IntVar(&settings.Nodes, "nodes", 3, "how many nodes")
-	flags.BoolVar(&settings.DualStack, "dual-stack", false, "IPv4 and IPv6")
+	flags.IntVar(&settings.Nodes, "nodes", 3, "number of nodes")
+	flags.BoolVar(&settings.DualStack, "dual-stack", false, "use IPv4 and IPv6")
 	flags.StringVar(&settings.Network, "network", cluster.Wayleave,
-		"wayleave: from this checkout; none: nodes without any; upstream: kube-proxy, CoreDNS and the bridge plugin")
-	flags.BoolVar(&settings.Keep, "keep", false, "leave a lab that failed to come up as it is, for a look at it")
-	flags.StringVar(&settings.ProxyMode, "proxy-mode", "nftables", "of upstream's kube-proxy: nftables or iptables")
+		"wayleave: from this checkout; none: nodes without a network; upstream: kube-proxy, CoreDNS and the "+
+			"bridge plugin")
+	flags.BoolVar(&settings.Keep, "keep", false, "keep a lab that failed to start, for inspection")
+	flags.StringVar(&settings.ProxyMode, "proxy-mode", "nftables",
+		"mode of kube-proxy in the network upstream: nftables or iptables")
 	return cmd
 }
 
 func down() *cobra.Command {
 	return &cobra.Command{
-		Use: "down", Short: "take the lab down, leaving nothing but the cache", Args: cobra.NoArgs,
+		Use: "down", Short: "take the lab down; only the cache remains", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			lab, err := open()
 			if err != nil {
@@ -101,7 +102,7 @@ func down() *cobra.Command {
 
 func status() *cobra.Command {
 	return &cobra.Command{
-		Use: "status", Short: "say what is up", Args: cobra.NoArgs,
+		Use: "status", Short: "show what is up", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			lab, err := open()
 			if err != nil {
@@ -114,7 +115,7 @@ func status() *cobra.Command {
 
 func loadImage() *cobra.Command {
 	return &cobra.Command{
-		Use: "load IMAGE.tar …", Short: "put the images of docker-archives into every node",
+		Use: "load IMAGE.tar …", Short: "load the images of docker-archives into every node",
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, archives []string) error {
 			lab, err := open()
@@ -141,10 +142,10 @@ func execute() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			// Ctrl-C is for the command; it ends when it wants to.
+			// Ctrl-C is for the command, which decides when it ends.
 			command := args[1:]
 			if len(command) > 0 && command[0] == "--" {
-				command = command[1:] // as kubectl exec has it
+				command = command[1:] // like kubectl exec
 			}
 			err = lab.Exec(context.WithoutCancel(cmd.Context()), args[0], command)
 			if ended := (*exec.ExitError)(nil); errors.As(err, &ended) && ended.Exited() {
@@ -159,11 +160,11 @@ func execute() *cobra.Command {
 
 func cable() *cobra.Command {
 	return &cobra.Command{
-		Use: "cable NODE up|down", Short: "plug a node into the network, or pull its cable", Args: cobra.ExactArgs(2),
+		Use: "cable NODE up|down", Short: "connect a node to the network, or disconnect it", Args: cobra.ExactArgs(2),
 		ValidArgs: []string{"up", "down"},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if args[1] != "up" && args[1] != "down" {
-				return fmt.Errorf("cable: found %q; up and down are allowed", args[1])
+				return fmt.Errorf("cable: found %q; allowed: up, down", args[1])
 			}
 			lab, err := open()
 			if err != nil {
@@ -196,7 +197,7 @@ func endToEnd() *cobra.Command {
 	tests := cluster.Tests{}
 	cmd := &cobra.Command{
 		Use:   "e2e FILTER",
-		Short: "run those of Kubernetes' own end-to-end tests whose names match a regular expression",
+		Short: "run Kubernetes' end-to-end tests whose names match a regular expression",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			lab, err := open()
@@ -207,17 +208,17 @@ func endToEnd() *cobra.Command {
 			return lab.Test(cmd.Context(), tests)
 		},
 	}
-	cmd.Flags().IntVar(&tests.Procs, "procs", 4, "how many at a time")
+	cmd.Flags().IntVar(&tests.Procs, "procs", 4, "number of concurrent tests")
 	cmd.Flags().BoolVar(&tests.CoreDNS, "coredns", false,
-		"build CoreDNS into the image of the tests: some run a DNS server of their own")
-	cmd.Flags().StringVar(&tests.Skip, "skip", "", "leave out those that match this expression")
+		"add CoreDNS to the image of the tests: some tests run their own DNS server")
+	cmd.Flags().StringVar(&tests.Skip, "skip", "", "skip tests that match this expression")
 	return cmd
 }
 
 func tour() *cobra.Command {
 	long := false
 	cmd := &cobra.Command{
-		Use: "demo [CHECK …]", Short: "play the guided tour on the lab that is up, or some checks of it",
+		Use: "demo [CHECK …]", Short: "run the guided tour on the running lab, or some of its checks",
 		RunE: func(cmd *cobra.Command, only []string) error {
 			lab, err := open()
 			if err != nil {
@@ -226,6 +227,6 @@ func tour() *cobra.Command {
 			return lab.Demo(cmd.Context(), demo.Selection{Only: only, Long: long})
 		},
 	}
-	cmd.Flags().BoolVar(&long, "all", false, "play the long checks too")
+	cmd.Flags().BoolVar(&long, "all", false, "also run the long checks")
 	return cmd
 }

@@ -1,6 +1,5 @@
-// Command pause is the process that holds a pod's namespaces. It ends on
-// SIGTERM and SIGINT and reaps orphans, as the first process of a shared
-// process namespace has to.
+// Command pause is the process that holds a pod's namespaces. It ends on SIGTERM and SIGINT and reaps orphans, as the
+// first process of a shared process namespace must.
 package main
 
 import (
