@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes/scheme"
@@ -35,16 +36,18 @@ func (f Fleet) Exec(ctx context.Context, p Pod, container string, limit int, com
 	defer cancel()
 	out, errs := &limited{limit: limit, full: cancel}, &limited{limit: maxStderr}
 	err = run.StreamWithContext(ctx, remotecommand.StreamOptions{Stdout: out, Stderr: errs})
-	switch text := strings.TrimSpace(errs.buf.String()); {
-	case out.cut:
+	printed, isCut := out.taken()
+	said, _ := errs.taken()
+	switch text := strings.TrimSpace(string(said)); {
+	case isCut:
 		err = errTooLong
 	case err != nil && text != "":
 		err = fmt.Errorf("%s: %w", text, err)
 	}
 	if err != nil {
-		return out.buf.Bytes(), fmt.Errorf("exec in %s/%s -c %s: %w", p.Namespace, p.Name, container, err)
+		return printed, fmt.Errorf("exec in %s/%s -c %s: %w", p.Namespace, p.Name, container, err)
 	}
-	return out.buf.Bytes(), nil
+	return printed, nil
 }
 
 // executor uses WebSockets, or SPDY where the API server or a proxy in front of it has no WebSockets.
@@ -62,8 +65,10 @@ func executor(c *rest.Config, req *rest.Request) (remotecommand.Executor, error)
 	})
 }
 
-// limited is a buffer with a bound. It does not embed its buffer, whose ReadFrom would have none.
+// limited is a buffer with a bound. It does not embed its buffer, whose ReadFrom would have none. Its methods may be
+// called concurrently: a stream that was canceled may still write.
 type limited struct {
+	mu    sync.Mutex
 	buf   bytes.Buffer
 	limit int
 	cut   bool
@@ -73,6 +78,8 @@ type limited struct {
 
 // Write implements io.Writer. It takes what is too much, and forgets it.
 func (l *limited) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	room := max(0, l.limit-l.buf.Len())
 	l.buf.Write(p[:min(room, len(p))])
 	if len(p) > room {
@@ -82,4 +89,11 @@ func (l *limited) Write(p []byte) (int, error) {
 		}
 	}
 	return len(p), nil
+}
+
+// taken returns a copy of what was written, and whether some of it was too much.
+func (l *limited) taken() (text []byte, isCut bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return bytes.Clone(l.buf.Bytes()), l.cut
 }
