@@ -9,7 +9,8 @@ import (
 	"strings"
 )
 
-// upgraded upgrades a cluster that runs an earlier version to this checkout by `wayleave upgrade`, under the loss meter:
+// upgraded upgrades a cluster that runs an earlier version to this checkout by `wayleave upgrade`, under the loss
+// meter:
 // hack/test-upgrade has brought the earlier version up by kubectl. Settings are edited in both ConfigMaps before.
 func upgraded(ctx context.Context, t *Tour) error {
 	if err := t.editSettings(ctx, "cacheMiB: 16", "cacheMiB: 24"); err != nil {
@@ -82,14 +83,16 @@ func (t *Tour) keepsSettings(ctx context.Context, command string, lines ...strin
 				args = append(args, "--filename=deploy/wayleave.yaml")
 			}
 			_, err := t.command(ctx, nil, os.Getenv("WAYLEAVE_LAB_PROGRAM"), args...)
-			return errors.Join(err, rollout(ctx, t), eventually(ctx, func() error { _, err := t.holder(ctx); return err }))
+			return errors.Join(err, rollout(ctx, t),
+				eventually(ctx, func() error { _, err := t.holder(ctx); return err }))
 		}, probes...)
 	})
 	if err != nil {
 		return err
 	}
 	if now, err := own(); err != nil || now != before {
-		return errors.Join(err, fmt.Errorf("ConfigMap wayleave-settings was written: version %s, before %s", now, before))
+		return errors.Join(err, fmt.Errorf("ConfigMap wayleave-settings was written: version %s, before %s", now,
+			before))
 	}
 	text, err := t.settings(ctx)
 	for _, line := range lines {
