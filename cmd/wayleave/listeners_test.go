@@ -112,7 +112,8 @@ func socketNames(t *testing.T) map[string]string {
 		source, err := os.ReadFile(path)
 		for _, m := range literal.FindAllSubmatch(source, -1) {
 			// Sockets of container runtimes are compared with what kubelets name, and never opened.
-			if name := string(m[1]); !strings.Contains(name, "containerd.sock") && !strings.Contains(name, "crio.sock") {
+			if name := string(m[1]); !strings.Contains(name, "containerd.sock") &&
+				!strings.Contains(name, "crio.sock") {
 				named[name] = path
 			}
 		}
