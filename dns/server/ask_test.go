@@ -67,7 +67,7 @@ func TestAWalkIsShownAsThePodWouldSeeIt(t *testing.T) {
 		{agent.QueryPath("default/nobody", "google.com", "A"),
 			"pod default/nobody is not known by address to this node's DNS"},
 		{agent.QueryPath("nobody", "google.com", "A"), `"nobody" is not a pod`},
-		{agent.QueryPath("default/web", "google.com", "AB"), `type "AB" is none`},
+		{agent.QueryPath("default/web", "google.com", "AB"), `"AB" is not a record type`},
 		{agent.QueryPath("default/web", "a..b", "A"), `"a..b" is not a DNS name`},
 		{agent.LogPath("", "", time.Minute), "a log needs a pod or a name"},
 		{agent.LogPath("default/web", "", 2*time.Hour), "at most 1h"},
