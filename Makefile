@@ -15,7 +15,7 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 ##@ The two commands
 
-demo: $(LAB) image dist/lossmeter.tar ## Start a real 3-node Kubernetes on Wayleave, walk through what it does, leave it running; TOUR=all adds the long checks
+demo: $(LAB) image dist/lossmeter.tar ## Start a real 3-node Kubernetes, walk through what Wayleave does, leave it running (TOUR=all)
 	@./hack/demo $(NODES)
 
 test: setup ## All tests that need no cluster: pure, golden, fake, real packets in namespaces, fuzz seeds

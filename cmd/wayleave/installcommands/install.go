@@ -161,8 +161,7 @@ func (i *installer) manifest(cmd *cobra.Command) ([]byte, error) {
 func (i *installer) connect() (install.Cluster, error) {
 	if i.cluster.Namespace != install.Namespace {
 		return install.Cluster{}, cli.NoAnswer(
-			fmt.Errorf("-n %s: the manifest installs into %s; the Helm chart installs into "+
-				"any namespace", i.cluster.Namespace, install.Namespace))
+			fmt.Errorf("-n %s: only %s is allowed", i.cluster.Namespace, install.Namespace))
 	}
 	cfg, _, err := i.cluster.RESTConfig()
 	if err != nil {
@@ -171,28 +170,33 @@ func (i *installer) connect() (install.Cluster, error) {
 	return install.New(cfg)
 }
 
-// show prints what becomes of the settings.
-func (i *installer) show(cmd *cobra.Command, plan planner) error {
+// planned reaches the cluster, and makes the plan for it.
+func (i *installer) planned(ctx context.Context, plan planner) (install.Cluster, *install.Plan, error) {
 	c, err := i.connect()
 	if err != nil {
-		return err
+		return install.Cluster{}, nil, err
 	}
-	p, err := plan(cmd.Context(), c)
+	p, err := plan(ctx, c)
 	if err != nil {
-		return cli.NoAnswer(err)
+		return install.Cluster{}, nil, cli.NoAnswer(err)
+	}
+	return c, p, nil
+}
+
+// show prints what becomes of the settings.
+func (i *installer) show(cmd *cobra.Command, plan planner) error {
+	_, p, err := i.planned(cmd.Context(), plan)
+	if err != nil {
+		return err
 	}
 	return i.print(cmd, p, "")
 }
 
 // run carries a plan out, or prints its changes.
 func (i *installer) run(cmd *cobra.Command, plan planner) error {
-	c, err := i.connect()
+	c, p, err := i.planned(cmd.Context(), plan)
 	if err != nil {
 		return err
-	}
-	p, err := plan(cmd.Context(), c)
-	if err != nil {
-		return cli.NoAnswer(err)
 	}
 	if i.dryRun {
 		var diff bytes.Buffer
