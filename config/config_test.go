@@ -91,7 +91,12 @@ func TestBadSettings(t *testing.T) {
 		{"ipvs: {drain: 2d}", `ipvs.drain: found "2d"; a duration from 0s to 24h0m0s is allowed`},
 		{"iptables: {flavour: ebt}", `iptables.flavour: found "ebt"; allowed: auto, nft, legacy`},
 		{"routing: bgp", `routing: found "bgp"; that is not built yet; allowed: auto, direct`},
-		{"encryption: wireguard", `encryption: found "wireguard"; that is not built yet; allowed: none`},
+		{"encryption: ipsec", `encryption: found "ipsec"; allowed: none, wireguard, wireguard-preferred`},
+		{"encryption: wireguard\nmode: ipvs", `encryption: found wireguard with mode: ipvs; this needs ` +
+			`podnetwork.encryptNodes: true`},
+		{"podnetwork: {wireguardPort: 65535}", `podnetwork.wireguardPort: found 65535; a port from 1 to 65534 is allowed`},
+		{"podnetwork: {wireguard: no}", `podnetwork.wireguard: found false; allowed: auto, kernel, userspace`},
+		{"podnetwork: {keyRotation: 1m}", `podnetwork.keyRotation: found "1m"; a duration from 1h0m0s to 720h0m0s`},
 		{"mode: 7", `mode: found 7; allowed: auto, nftables`},
 		{"dns: {enabled: maybe}", `dns.enabled: found "maybe"; true and false are allowed`},
 		{"dns: {upstreams: [nine]}", `dns.upstreams: found [nine]; item 0: a list of IP addresses`},

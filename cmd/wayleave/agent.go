@@ -12,6 +12,7 @@ import (
 	"wayleave.dev/agent/features"
 	"wayleave.dev/internal/memlimit"
 	"wayleave.dev/loadbalancer/l2/speaker"
+	"wayleave.dev/podnetwork/wireguard/process"
 	kubesource "wayleave.dev/source/kubernetes"
 	"wayleave.dev/statusserver"
 )
@@ -85,6 +86,11 @@ func l2Command() *cobra.Command {
 func statusServerCommand() *cobra.Command {
 	return childCommand("status-server", "Serve health and metrics of the node (the agent starts it)",
 		statusserver.Main)
+}
+
+// wireguardCommand is WireGuard where the kernel has none; the agent starts a process for each device.
+func wireguardCommand() *cobra.Command {
+	return childCommand(process.Name, "Encrypt between nodes in user space (the agent starts it)", process.Main)
 }
 
 func childCommand(name, short string, run func() error) *cobra.Command {
