@@ -28,6 +28,8 @@ type encryption struct {
 	witness  *wireguard.Witness
 	rotation plan.Rotation
 	private  [plan.Devices]wireguard.Key
+	// loosened are the numbers of the devices whose reverse paths are not checked.
+	loosened [plan.Devices]int
 	// held are nodes by the keys that are in force.
 	held map[wireguard.Key]string
 	// since is when the keys of a node became known, for nodes without a handshake.
@@ -145,9 +147,9 @@ var errNotYet = errors.New("keys of nodes are not known yet")
 
 // round brings everything about once.
 func (e *encryption) round(ctx context.Context, force bool) error {
-	local, err := e.n.look(ctx)
+	local, err := e.local(ctx)
 	if err != nil {
-		return errNotYet // which the routes tell
+		return err
 	}
 	snap := e.n.Store.Snapshot()
 	published, known, err := e.Keys.Nodes()
@@ -190,6 +192,14 @@ func (e *encryption) round(ctx context.Context, force bool) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// local is what is known of the node's links. The routes look at them again when they change.
+func (e *encryption) local(ctx context.Context) (routes.NodeLinks, error) {
+	if l := e.n.links.Load(); l != nil {
+		return *l, nil
+	}
+	return e.n.look(ctx)
 }
 
 // devices reads the devices, and adopts their keys. A device that is gone gets its key again.
@@ -241,10 +251,15 @@ func (e *encryption) set(ctx context.Context, i int, peers []wireguard.Peer, loc
 	if err := e.Devices.Set(ctx, c); err != nil {
 		return nil, err
 	}
+	s, err := e.Devices.Get(ctx, c.Name)
+	if err != nil || s == nil || s.Index == e.loosened[i] {
+		return s, err
+	}
 	if err := e.n.loosen(c.Name); err != nil {
 		return nil, err
 	}
-	return e.Devices.Get(ctx, c.Name)
+	e.loosened[i] = s.Index
+	return s, nil
 }
 
 // decide chooses the device for each node.

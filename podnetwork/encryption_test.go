@@ -22,12 +22,13 @@ import (
 	"wayleave.dev/kernel/wireguard"
 	"wayleave.dev/podnetwork/routes"
 	plan "wayleave.dev/podnetwork/wireguard"
+	"wayleave.dev/podnetwork/wireguard/frames"
 	"wayleave.dev/podnetwork/wireguard/process"
 )
 
 // As a child, the test's program is the process that encrypts in user space.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Args[1] == process.Name {
+	if len(os.Args) > 1 && os.Args[1] == frames.Process {
 		if err := process.Main(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
@@ -134,7 +135,7 @@ func (m *machine) encryption(c *Config) {
 		if m.sockets == "" {
 			m.sockets = testnet.ShortDir(m.t)
 		}
-		if devices, err = wireguard.NewUser(m.ns.FD(), "", m.sockets, nil, process.Name); err != nil {
+		if devices, err = wireguard.NewUser(m.ns.FD(), "", m.sockets, nil, frames.Process); err != nil {
 			m.t.Fatal(err)
 		}
 		m.t.Cleanup(func() {
@@ -293,6 +294,15 @@ func awaitSessions(t *testing.T, nodes []*machine) {
 	})
 }
 
+// awaitRoutes waits until a pod reaches another.
+func awaitRoutes(t *testing.T, from, to *pod) {
+	t.Helper()
+	tell(to.ns)
+	for f := range to.ips {
+		expectSeenWithin(t, 20*time.Second, from.ns, to.ips[f], from.ips[f])
+	}
+}
+
 // TestEncryptedMatrix: all pods and nodes reach each other, large transfers arrive whole, and no packet between pods of
 // two nodes is on the wire unencrypted.
 func TestEncryptedMatrix(t *testing.T) {
@@ -446,6 +456,7 @@ func TestKeysRotateUnderTraffic(t *testing.T) {
 	w := newTap(t, c.nodes...)
 	w.watch(a, d)
 	awaitSessions(t, c.nodes)
+	awaitRoutes(t, a, d)
 	keys := func() map[string]plan.Published { k, _, _ := e.board.reader("").Nodes(); return k }
 	first := keys()
 	metered(t, a, []*pod{d}, 7000, func() {
@@ -475,7 +486,7 @@ func children(t *testing.T, m *machine) (pids []int) {
 	for _, f := range files {
 		raw, _ := os.ReadFile(f)
 		ns, _ := os.Readlink(filepath.Join(filepath.Dir(f), "ns/net"))
-		if args := bytes.Split(raw, []byte{0}); len(args) > 1 && string(args[1]) == process.Name && ns == want {
+		if args := bytes.Split(raw, []byte{0}); len(args) > 1 && string(args[1]) == frames.Process && ns == want {
 			var pid int
 			_, _ = fmt.Sscan(filepath.Base(filepath.Dir(f)), &pid)
 			pids = append(pids, pid)
@@ -492,6 +503,7 @@ func TestTheAgentEndsWhileItEncrypts(t *testing.T) {
 	w := newTap(t, c.nodes...)
 	w.watch(a, d)
 	awaitSessions(t, c.nodes)
+	awaitRoutes(t, a, d)
 	metered(t, a, []*pod{d}, 7000, func() {
 		for range 2 {
 			for _, m := range c.nodes {

@@ -17,7 +17,7 @@ import (
 	"wayleave.dev/model"
 	"wayleave.dev/podnetwork"
 	plan "wayleave.dev/podnetwork/wireguard"
-	"wayleave.dev/podnetwork/wireguard/process"
+	"wayleave.dev/podnetwork/wireguard/frames"
 	"wayleave.dev/writeback"
 )
 
@@ -57,7 +57,7 @@ func devicesOf(n *agent.Node) (wireguard.Net, error) {
 		}
 	}
 	n.Log.Info("WireGuard runs in processes of the agent", "setting", n.Config.PodNetwork.WireGuard)
-	return wireguard.NewUser(int(n.NetNS.Fd()), n.Sysctl, n.Run, n.Logs, process.Name)
+	return wireguard.NewUser(int(n.NetNS.Fd()), n.Sysctl, n.Run, n.Logs, frames.Process)
 }
 
 // leaseKeys exchanges the keys by the Leases of nodes. While encryption is off, it only withdraws those of this node.

@@ -12,6 +12,7 @@ import (
 	"wayleave.dev/agent/features"
 	"wayleave.dev/internal/memlimit"
 	"wayleave.dev/loadbalancer/l2/speaker"
+	"wayleave.dev/podnetwork/wireguard/frames"
 	"wayleave.dev/podnetwork/wireguard/process"
 	kubesource "wayleave.dev/source/kubernetes"
 	"wayleave.dev/statusserver"
@@ -90,7 +91,7 @@ func statusServerCommand() *cobra.Command {
 
 // wireguardCommand is WireGuard where the kernel has none; the agent starts a process for each device.
 func wireguardCommand() *cobra.Command {
-	return childCommand(process.Name, "Encrypt between nodes in user space (the agent starts it)", process.Main)
+	return childCommand(frames.Process, "Encrypt between nodes in user space (the agent starts it)", process.Main)
 }
 
 func childCommand(name, short string, run func() error) *cobra.Command {

@@ -17,16 +17,11 @@ import (
 	"wayleave.dev/internal/frame"
 	"wayleave.dev/internal/logging"
 	"wayleave.dev/kernel/link"
+	"wayleave.dev/podnetwork/wireguard/frames"
 )
 
 // Memory is the limit of the Go runtime of a process, in bytes.
 const Memory = 256 << 20
-
-// Hello is what a process gets with the descriptors of its tun device and of the socket on which it is configured.
-type Hello struct {
-	Name string `json:"name"`
-	Port uint16 `json:"port"`
-}
 
 // User is the Net of processes in user space: one for each device. A process ends with its device and not with the
 // agent, whose successor finds it by its socket.
@@ -226,13 +221,13 @@ func (u *User) start(ctx context.Context, c Config) error {
 		return err
 	}
 	defer p.Conn.Close()
-	if err := frame.Send(p.Conn, Hello{c.Name, c.Port}, []*os.File{tun, socket}); err != nil {
+	if err := frame.Send(p.Conn, frames.Hello{Name: c.Name, Port: c.Port}, []*os.File{tun, socket}); err != nil {
 		p.Kill()
 		return fmt.Errorf("device %s: %w", c.Name, err)
 	}
 	// The process answers once its device is up.
 	_ = p.Conn.SetReadDeadline(time.Now().Add(askWithin))
-	var ready Hello
+	var ready frames.Hello
 	if _, err := frame.Receive(p.Conn, &ready); err != nil {
 		p.Kill()
 		return fmt.Errorf("device %s: its process did not start: %w", c.Name, portTaken(c.Port, err))

@@ -38,7 +38,7 @@ func (k Key) IsZero() bool { return k == Key{} }
 // ParseKey reads a public key in base64. It refuses keys of which the shared secret would be known to all.
 func ParseKey(s string) (Key, error) {
 	raw, err := base64.StdEncoding.Strict().DecodeString(s)
-	if err != nil || len(raw) != 32 {
+	if err != nil || len(raw) != 32 || len(s) != base64.StdEncoding.EncodedLen(32) {
 		return Key{}, fmt.Errorf("key: found %d characters; allowed: 32 bytes in base64", len(s))
 	}
 	if _, err := curve25519.X25519(Key{1}.bytes(), raw); err != nil {

@@ -40,8 +40,16 @@ func encryptionOverhead(is6 bool) int {
 	return 60
 }
 
+// padding is that to which WireGuard fills up what it encrypts.
+const padding = 16
+
+// inside is what fits into an encrypted packet of a size, whatever is filled up.
+func (l NodeLinks) inside(snap model.Snapshot, size int) int {
+	return (size - l.overhead(snap)) / padding * padding
+}
+
 // EncryptedMTU is the MTU of the WireGuard devices.
-func (l NodeLinks) EncryptedMTU(snap model.Snapshot) int { return l.Uplink.MTU - l.overhead(snap) }
+func (l NodeLinks) EncryptedMTU(snap model.Snapshot) int { return l.inside(snap, l.Uplink.MTU) }
 
 // overhead is that of IPv6 when one of the nodes is reached by it.
 func (l NodeLinks) overhead(snap model.Snapshot) int {
@@ -120,6 +128,10 @@ func (m *maker) tooSmall(dst netip.Prefix) bool {
 	if dst.Addr().Is4() || mtu >= minIPv6MTU {
 		return false
 	}
+	if m.refused {
+		return true
+	}
+	m.refused = true
 	m.bad("spec.podCIDRs", "%s cannot be reached by WireGuard: IPv6 asks for an MTU of %d, %s has %d, less %d for the "+
 		"encryption", dst, minIPv6MTU, m.local.Uplink.Name, m.local.Uplink.MTU, m.local.overhead(m.snap))
 	return true
@@ -128,7 +140,7 @@ func (m *maker) tooSmall(dst netip.Prefix) bool {
 // encryptedPath is what fits into the tunnel to this node, or 0 when that is what the device says.
 func (m *maker) encryptedPath() int {
 	if path, ok := m.local.Paths[m.node.Name]; ok {
-		return path - m.local.overhead(m.snap)
+		return m.local.inside(m.snap, path)
 	}
 	return 0
 }

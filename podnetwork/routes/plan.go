@@ -221,6 +221,8 @@ type maker struct {
 	me, node *model.Node
 	plan     Plan
 	problems []model.Problem
+	// refused says that IPv6 does not fit into the encryption, which is told once.
+	refused bool
 }
 
 func (m *maker) bad(field, format string, args ...any) {

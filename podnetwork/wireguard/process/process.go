@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -21,20 +22,17 @@ import (
 
 	"wayleave.dev/internal/child"
 	"wayleave.dev/internal/frame"
-	"wayleave.dev/kernel/wireguard"
+	"wayleave.dev/podnetwork/wireguard/frames"
 )
 
-// Name is the command that runs the process.
-const Name = "wireguard"
-
 // Main is the main function of the process.
-func Main() error { return child.Main(Name, run) }
+func Main() error { return child.Main(frames.Process, run) }
 
 // maxAtOnce bounds the connections by which the process is configured.
 const maxAtOnce = 8
 
 func run(agent *net.UnixConn, log *slog.Logger) error {
-	var h wireguard.Hello
+	var h frames.Hello
 	files, err := frame.Receive(agent, &h)
 	if err != nil {
 		return fmt.Errorf("hello of the agent: %w", err)
@@ -62,7 +60,7 @@ func run(agent *net.UnixConn, log *slog.Logger) error {
 }
 
 // open makes the device of a tun descriptor, which it owns from then on.
-func open(file *os.File, h wireguard.Hello, log *slog.Logger) (*device.Device, error) {
+func open(file *os.File, h frames.Hello, log *slog.Logger) (*device.Device, error) {
 	fd, err := unix.FcntlInt(file.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 	if err := errors.Join(err, file.Close()); err != nil {
 		return nil, fmt.Errorf("tun device %s: %w", h.Name, err)
@@ -74,9 +72,7 @@ func open(file *os.File, h wireguard.Hello, log *slog.Logger) (*device.Device, e
 	if name != h.Name {
 		return nil, errors.Join(fmt.Errorf("tun device: found %s; allowed: %s", name, h.Name), t.Close())
 	}
-	dev := device.NewDevice(t, conn.NewDefaultBind(), &device.Logger{
-		Verbosef: func(format string, args ...any) { log.Debug(fmt.Sprintf(format, args...)) },
-		Errorf:   func(format string, args ...any) { log.Warn(fmt.Sprintf(format, args...)) }})
+	dev := device.NewDevice(t, conn.NewDefaultBind(), loggerOf(log))
 	if err := dev.IpcSet(fmt.Sprintf("listen_port=%d\n", h.Port)); err != nil {
 		dev.Close()
 		return nil, fmt.Errorf("device %s: %w", h.Name, err)
@@ -86,6 +82,18 @@ func open(file *os.File, h wireguard.Hello, log *slog.Logger) (*device.Device, e
 		return nil, fmt.Errorf("device %s: UDP port %d: %w", h.Name, h.Port, err)
 	}
 	return dev, nil
+}
+
+// loggerOf logs faults at most once a second: packets may cause them.
+func loggerOf(log *slog.Logger) *device.Logger {
+	var last atomic.Int64
+	return &device.Logger{
+		Verbosef: func(format string, args ...any) { log.Debug(fmt.Sprintf(format, args...)) },
+		Errorf: func(format string, args ...any) {
+			if now, then := time.Now().Unix(), last.Load(); now != then && last.CompareAndSwap(then, now) {
+				log.Warn(fmt.Sprintf(format, args...))
+			}
+		}}
 }
 
 // serve lets the agent, and no other user, configure the device. A device that is closed ends the process.
