@@ -116,8 +116,8 @@ func otherBalancer(ctx context.Context, client kubernetes.Interface) (model.Name
 }
 
 // FollowBalancerChoice calls set with whether Wayleave serves Services without a class: once the choice is known, and
-// after each change of it. A cluster without a recorded choice is one of an earlier version, which serves them. A choice
-// that is no longer recorded stays in force. It returns ctx's error when ctx ends.
+// after each change of it. A cluster without a recorded choice is one of an earlier version, which serves them. A
+// choice that is no longer recorded stays in force. It returns ctx's error when ctx ends.
 func FollowBalancerChoice(ctx context.Context, client kubernetes.Interface, set func(own bool)) error {
 	w := watchLeases(ctx, client, PeersNamespace, oneLease(askLease))
 	known, last := false, ""

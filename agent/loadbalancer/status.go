@@ -191,8 +191,8 @@ func (n *announcer) facts(t loadbalancer.Tally) []string {
 		fmt.Sprintf("answers for %d addresses by ARP and NDP, %d of %d other nodes live, this one %s (status --vips "+
 			"lists who owns what)", len(r.VIPs), live, len(r.Members), willing)}
 	if n.leaves() {
-		facts = append(facts, "leaves Services without a class to another load balancer, and does not answer for their "+
-			"addresses (docs/migrate/metallb.md)")
+		facts = append(facts, "leaves Services without a class to another load balancer, and does not answer for "+
+			"their addresses (docs/migrate/metallb.md)")
 	}
 	return facts
 }
