@@ -128,7 +128,7 @@ func TestOpenAttemptsAreBounded(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
 	defer cancel()
 	var open, most atomic.Int64
-	c := &counter{Probe: Probe{Rate: 100}}
+	c := &counter{Probe: Probe{Rate: 60}}
 	err := tries(ctx, c, func(uint64) error {
 		most.Store(max(most.Load(), open.Add(1)))
 		defer open.Add(-1)
@@ -136,7 +136,8 @@ func TestOpenAttemptsAreBounded(t *testing.T) {
 		return nil
 	})
 	if err != nil || most.Load() > 64 || c.sent.Load() > 64 {
-		t.Errorf("%v; %d attempts were open at a time, %d were sent; at most 64 are expected", err, most.Load(), c.sent.Load())
+		t.Errorf("%v; %d attempts were open at a time, and %d sent; at most 64 are expected", err, most.Load(),
+			c.sent.Load())
 	}
 	c = &counter{Probe: Probe{Rate: 1000}}
 	ctx2, cancel2 := context.WithTimeout(t.Context(), 1500*time.Millisecond)

@@ -208,8 +208,8 @@ func datagram(ctx context.Context, dial Dial, c *counter) error {
 	})
 }
 
-// tries makes independent attempts at the rate, concurrently. When very many are open, the next one waits: with one more
-// thread for each tick, a machine that is too slow for the rate would never recover.
+// tries makes independent attempts at the rate, concurrently. When very many are open, the next one waits: with one
+// more thread for each tick, a machine that is too slow for the rate would never recover.
 func tries(ctx context.Context, c *counter, try func(n uint64) error) error {
 	var wg sync.WaitGroup
 	open := make(chan struct{}, mostOpen(c.Rate))
