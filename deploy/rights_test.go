@@ -269,7 +269,8 @@ func TestWithoutIngressNobodyReadsSecrets(t *testing.T) {
 
 // The passwords of BGP sessions are readable by agents in one namespace, and only while BGP is enabled.
 func TestOnlyWithBGPAgentsReadPasswords(t *testing.T) {
-	for settings, want := range map[string]bool{"": false, "bgp: {enabled: false}": false, "bgp: {enabled: true}": true} {
+	for settings, want := range map[string]bool{"": false, "bgp: {enabled: false}": false,
+		"bgp: {enabled: true}": true} {
 		m := renderChart(t, map[string]any{"settings": settings + "\ningress: {enabled: false}\n"})
 		for _, a := range accounts {
 			for _, ns := range rightsNamespaces {

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"wayleave.dev/internal/apiaddr"
 	"wayleave.dev/kernel/link"
 	"wayleave.dev/model"
 )
@@ -171,6 +172,6 @@ func networkOf(key string) (netip.Prefix, bool) {
 	if !ok {
 		return netip.Prefix{}, false
 	}
-	p, err := netip.ParsePrefix(text)
+	p, err := apiaddr.ParsePrefix(text)
 	return p, err == nil
 }

@@ -163,7 +163,8 @@ func equal[T interface{ Equal(T) bool }](a, b *T) bool {
 // what it knew.
 func (m Mode) Kinds() model.Kind {
 	if m == BGP {
-		return model.NodeKind | model.BGPRouteKind | model.BGPPeerKind | model.BGPConfigurationKind | model.ServiceCIDRKind
+		return model.NodeKind | model.BGPRouteKind | model.BGPPeerKind | model.BGPConfigurationKind |
+			model.ServiceCIDRKind
 	}
 	return model.NodeKind
 }
