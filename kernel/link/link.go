@@ -46,6 +46,8 @@ type Route struct {
 	Table int
 	// MTU is that of the path, or 0 for that of the link.
 	MTU int
+	// Metric is that of a route with a next hop; 0 is the kernel's default. Routes of others with another metric stay.
+	Metric int
 }
 
 // Rule makes packets from a network (From), or from sockets that are bound to a link (Link), use Table.
@@ -74,12 +76,6 @@ type Where struct {
 func (r Route) Where() Where { return Where{r.Dst, r.Table, r.unreachable()} }
 
 func (r Route) unreachable() bool { return !r.Via.IsValid() && r.Dev == "" }
-
-// behind is the metric of unreachable routes, usual that of all others of IPv6 (IP6_RT_PRIO_USER).
-const (
-	behind = 4096
-	usual  = 1024
-)
 
 // Net changes the network of one namespace.
 type Net interface {
@@ -156,6 +152,12 @@ func Handle(nsfd int) (*netlink.Handle, error) {
 	return h, nil
 }
 
+// Metrics: of unreachable networks, and that which the kernel gives an IPv6 route without one (IP6_RT_PRIO_USER).
+const (
+	unreachableMetric = 4096
+	defaultMetric6    = 1024
+)
+
 func ipnet(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }
@@ -171,14 +173,14 @@ func (k *Kernel) netlink(r Route) (*netlink.Route, error) {
 	out.MTU = r.MTU
 	if r.unreachable() {
 		out.Type = unix.RTN_UNREACHABLE
-		out.Priority = behind
-		// IPv6 wants a device.
+		// Behind every other route to the same network, and IPv6 wants a device.
+		out.Priority = unreachableMetric
 		if r.Dst.Addr().Is6() {
 			out.LinkIndex = 1
 		}
 		return out, nil
 	}
-	if r.Via.IsValid() {
+	if out.Priority = r.Metric; r.Via.IsValid() {
 		out.Gw = r.Via.AsSlice()
 	} else {
 		out.Scope = netlink.SCOPE_LINK
@@ -227,6 +229,9 @@ func (k *Kernel) Routes(context.Context) ([]Route, error) {
 		if r.Table == Table {
 			own.Table = Table
 		}
+		if r.Type != unix.RTN_UNREACHABLE && (own.Dst.Addr().Is4() || r.Priority != defaultMetric6) {
+			own.Metric = r.Priority
+		}
 		out = append(out, own)
 	}
 	return out, nil
@@ -271,11 +276,11 @@ func (k *Kernel) SetRoute(_ context.Context, r Route) error {
 func (k *Kernel) DelRoute(_ context.Context, r Route) error {
 	// By destination and kind only: the link of the next hop may be gone already.
 	route := &netlink.Route{Dst: ipnet(r.Dst), Protocol: Protocol, Table: cmp.Or(r.Table, unix.RT_TABLE_MAIN),
-		Type: unix.RTN_UNICAST}
+		Type: unix.RTN_UNICAST, Priority: r.Metric}
 	if r.unreachable() {
-		route.Type, route.Priority = unix.RTN_UNREACHABLE, behind
-	} else if r.Dst.Addr().Is6() {
-		route.Priority = usual // the kernel compares no types of IPv6
+		route.Type, route.Priority = unix.RTN_UNREACHABLE, unreachableMetric
+	} else if r.Dst.Addr().Is6() && r.Metric == 0 {
+		route.Priority = defaultMetric6 // the kernel compares no types of IPv6
 	}
 	if err := k.handle.RouteDel(route); err != nil && !errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("remove route to %s: %w", r.Dst, err)
