@@ -36,6 +36,9 @@ type encryption struct {
 	since map[string]time.Time
 	// differs is since when this node's Lease has other keys than its devices, zero for not.
 	differs time.Time
+	// known are the keys of nodes as they were published last, gone is since when a node has withdrawn them.
+	known map[string]plan.Published
+	gone  map[string]time.Time
 	// ready is closed once the first round has succeeded.
 	ready chan struct{}
 	state atomic.Pointer[EncryptionState]
@@ -66,7 +69,7 @@ type EncryptedPeer struct {
 
 func newEncryption(n *Network, conn nft.Conn) *encryption {
 	e := &encryption{Encryption: n.Config.Encryption, n: n, witness: &wireguard.Witness{NSFD: n.NSFD},
-		held: map[wireguard.Key]string{}, since: map[string]time.Time{}, ready: make(chan struct{})}
+		known: map[string]plan.Published{}, gone: map[string]time.Time{}, held: map[wireguard.Key]string{}, since: map[string]time.Time{}, ready: make(chan struct{})}
 	e.rotation.Period = e.Period
 	e.guard = plan.NewGuard(conn, e.ports())
 	return e
@@ -165,8 +168,9 @@ func (e *encryption) round(ctx context.Context, force bool) error {
 		own[i] = key.Public()
 	}
 	var peers [plan.Devices]plan.Peers
+	remembered := e.remember(published, now)
 	for i := range plan.Devices {
-		peers[i] = plan.MakePeers(snap, e.n.Node, i, published, own, e.held, e.Nodes)
+		peers[i] = plan.MakePeers(snap, e.n.Node, i, remembered, own, e.held, e.Nodes)
 		if have[i], err = e.set(ctx, i, peers[i].List, local, snap); err != nil {
 			errs = append(errs, err)
 		}
@@ -192,6 +196,28 @@ func (e *encryption) round(ctx context.Context, force bool) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// forgetAfter is how long a node that has withdrawn its keys stays a peer: until then, no route leads to it any more.
+const forgetAfter = 10 * time.Second
+
+// remember returns the published keys, with those that were withdrawn a moment ago.
+func (e *encryption) remember(published map[string]plan.Published, now time.Time) map[string]plan.Published {
+	maps.Copy(e.known, published)
+	for name := range e.known {
+		if _, ok := published[name]; ok {
+			delete(e.gone, name)
+			continue
+		}
+		if _, ok := e.gone[name]; !ok {
+			e.gone[name] = now
+		}
+		if now.Sub(e.gone[name]) > forgetAfter {
+			delete(e.known, name)
+			delete(e.gone, name)
+		}
+	}
+	return e.known
 }
 
 // local is what is known of the node's links. The routes look at them again when they change.
@@ -304,14 +330,17 @@ func (e *encryption) decide(snap model.Snapshot, peers [plan.Devices]plan.Peers,
 		if !x.there[d] {
 			d = 1 - d
 		}
+		_, gone := e.gone[name]
 		switch {
+		case gone:
+			row.Note = "it has withdrawn its keys"
 		case !x.there[d]:
 			row.Note = peers[0].Missing[name]
 		case fresh || e.Strict:
 			row.Device = plan.Device(d)
 			s.Routes.Via[name] = row.Device
 		}
-		if x.there[d] && !fresh {
+		if x.there[d] && !fresh && !gone {
 			row.Note = "no handshake"
 		}
 		s.Peers = append(s.Peers, *row)

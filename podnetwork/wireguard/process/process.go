@@ -72,7 +72,7 @@ func open(file *os.File, h frames.Hello, log *slog.Logger) (*device.Device, erro
 	if name != h.Name {
 		return nil, errors.Join(fmt.Errorf("tun device: found %s; allowed: %s", name, h.Name), t.Close())
 	}
-	dev := device.NewDevice(t, conn.NewDefaultBind(), loggerOf(log))
+	dev := device.NewDevice(checksummed{t}, conn.NewDefaultBind(), loggerOf(log))
 	if err := dev.IpcSet(fmt.Sprintf("listen_port=%d\n", h.Port)); err != nil {
 		dev.Close()
 		return nil, fmt.Errorf("device %s: %w", h.Name, err)
