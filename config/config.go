@@ -272,8 +272,9 @@ func settings() []setting {
 		{"podnetwork.vxlanPort", "4789", port(func(c *Config) *int { return &c.PodNetwork.VXLANPort }), []string{
 			"UDP port of VXLAN between nodes: 1 to 65535, the same on all nodes. A change interrupts VXLAN",
 			"between nodes that have restarted and nodes that have not."}},
-		{"podnetwork.encryptNodes", "false", boolean(func(c *Config) *bool { return &c.PodNetwork.EncryptNodes }), []string{
-			"Encrypt also between nodes and pods of other nodes, if encryption is on. The mode ipvs needs it."}},
+		{"podnetwork.encryptNodes", "false", boolean(func(c *Config) *bool { return &c.PodNetwork.EncryptNodes }),
+			[]string{
+				"Encrypt also between nodes and pods of other nodes, if encryption is on. The mode ipvs needs it."}},
 		{"podnetwork.wireguard", "auto", oneOf(func(c *Config) *string { return &c.PodNetwork.WireGuard },
 			[]string{"auto", "kernel", "userspace"}, nil), []string{
 			"What encrypts: kernel, userspace (a process of the agent), or auto: the kernel if it has WireGuard."}},

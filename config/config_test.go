@@ -94,7 +94,8 @@ func TestBadSettings(t *testing.T) {
 		{"encryption: ipsec", `encryption: found "ipsec"; allowed: none, wireguard, wireguard-preferred`},
 		{"encryption: wireguard\nmode: ipvs", `encryption: found wireguard with mode: ipvs; this needs ` +
 			`podnetwork.encryptNodes: true`},
-		{"podnetwork: {wireguardPort: 65535}", `podnetwork.wireguardPort: found 65535; a port from 1 to 65534 is allowed`},
+		{"podnetwork: {wireguardPort: 65535}",
+			`podnetwork.wireguardPort: found 65535; a port from 1 to 65534 is allowed`},
 		{"podnetwork: {wireguard: no}", `podnetwork.wireguard: found false; allowed: auto, kernel, userspace`},
 		{"podnetwork: {keyRotation: 1m}", `podnetwork.keyRotation: found "1m"; a duration from 1h0m0s to 720h0m0s`},
 		{"mode: 7", `mode: found 7; allowed: auto, nftables`},

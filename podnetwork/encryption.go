@@ -69,7 +69,8 @@ type EncryptedPeer struct {
 
 func newEncryption(n *Network, conn nft.Conn) *encryption {
 	e := &encryption{Encryption: n.Config.Encryption, n: n, witness: &wireguard.Witness{NSFD: n.NSFD},
-		known: map[string]plan.Published{}, gone: map[string]time.Time{}, held: map[wireguard.Key]string{}, since: map[string]time.Time{}, ready: make(chan struct{})}
+		known: map[string]plan.Published{}, gone: map[string]time.Time{}, held: map[wireguard.Key]string{},
+		since: map[string]time.Time{}, ready: make(chan struct{})}
 	e.rotation.Period = e.Period
 	e.guard = plan.NewGuard(conn, e.ports())
 	return e

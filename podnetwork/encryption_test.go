@@ -426,7 +426,8 @@ func TestStrictEncryptionFailsClosed(t *testing.T) {
 	}
 	c.outside.Run("ip", "addr", "add", d.ips[0].String()+"/32", "dev", "lo")
 	c.outside.Run("ip", "route", "add", a.ips[0].String(), "via", "172.30.0.11")
-	_, _ = c.outside.DialFrom("tcp", netip.AddrPortFrom(d.ips[0], 0).String(), netip.AddrPortFrom(a.ips[0], 80).String(), time.Second)
+	_, _ = c.outside.DialFrom("tcp", netip.AddrPortFrom(d.ips[0], 0).String(), netip.AddrPortFrom(a.ips[0],
+		80).String(), time.Second)
 	after, err := c.nodes[0].dropped("node2")
 	if err != nil || after.In == before.In {
 		t.Errorf("a plain packet from outside was not dropped: %+v, %v", after, err)

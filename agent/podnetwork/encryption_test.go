@@ -16,8 +16,9 @@ import (
 func TestTheTableOfEncryption(t *testing.T) {
 	now := time.Unix(1_800_000_000, 0)
 	raw, err := json.Marshal([]encryptionRow{
-		{EncryptedPeer: podnetwork.EncryptedPeer{Node: "n2", Device: "wayleave-wg0", Handshake: now.Add(-41 * time.Second),
-			Received: 1804212, Sent: 7}, Plain: 3, Uplink: "eth0"},
+		{EncryptedPeer: podnetwork.EncryptedPeer{Node: "n2", Device: "wayleave-wg0",
+			Handshake: now.Add(-41 * time.Second),
+			Received:  1804212, Sent: 7}, Plain: 3, Uplink: "eth0"},
 		{EncryptedPeer: podnetwork.EncryptedPeer{Node: "n3", Note: "it has published no key"},
 			Dropped: plan.Dropped{Out: 1, In: 2, NoKey: 9}, Plain: 3, Uplink: "eth0"}})
 	if err != nil {

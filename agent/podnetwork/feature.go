@@ -209,7 +209,8 @@ func leftOn(h *agent.Host, r dataplane.Rules) (podnetwork.Config, error) {
 		return podnetwork.Config{}, err
 	}
 	devices, err := wireguard.NewUser(h.FD(), h.Sysctl, h.Run, nil)
-	return podnetwork.Config{NFT: h.NFT, Encryption: podnetwork.Encryption{Devices: devices}, NSFD: h.FD(), StateDir: h.State, Kernel: links, Firewall: h.Firewall,
+	return podnetwork.Config{NFT: h.NFT, Encryption: podnetwork.Encryption{Devices: devices}, NSFD: h.FD(),
+		StateDir: h.State, Kernel: links, Firewall: h.Firewall,
 		Rules:  r.PodNetwork(dataplane.Kernel{NSFD: h.FD(), NFT: h.NFT}),
 		Sysctl: h.Sysctl, BinDir: h.CNIBin, ConfDir: h.CNIConf,
 		Socket:     filepath.Join(h.Run, filepath.Base(call.Socket)),

@@ -27,7 +27,8 @@ func TestParseKey(t *testing.T) {
 		t.Errorf("%v, %v", got, err)
 	}
 	low := Key{1}
-	for _, bad := range []string{"", "x", base64.StdEncoding.EncodeToString(make([]byte, 31)), Key{}.String(), low.String(),
+	for _, bad := range []string{"", "x", base64.StdEncoding.EncodeToString(make([]byte, 31)),
+		Key{}.String(), low.String(),
 		public.String() + "\n", strings.Repeat("A", 1<<16)} {
 		if k, err := ParseKey(bad); err == nil {
 			t.Errorf("%.20q is key %v", bad, k)
@@ -144,10 +145,12 @@ func TestWhatADeviceLacks(t *testing.T) {
 		before Config
 		want   string
 	}{
-		"nothing":              {func(*State) {}, want, ""},
-		"a key":                {func(s *State) { s.Private = Key{8} }, want, "private_key=" + hex.EncodeToString(Key{9}.bytes())},
-		"a port":               {func(s *State) { s.Port = 1 }, want, "listen_port=51871"},
-		"a peer":               {func(s *State) { s.Peers = nil }, want, "endpoint=192.0.2.1:51871\nreplace_allowed_ips=true\n"},
+		"nothing": {func(*State) {}, want, ""},
+		"a key": {func(s *State) { s.Private = Key{8} }, want, "private_key=" +
+			hex.EncodeToString(Key{9}.bytes())},
+		"a port": {func(s *State) { s.Port = 1 }, want, "listen_port=51871"},
+		"a peer": {func(s *State) { s.Peers = nil }, want,
+			"endpoint=192.0.2.1:51871\nreplace_allowed_ips=true\n"},
 		"heard from elsewhere": {func(s *State) { s.Peers[0].Endpoint = at("192.0.2.7:9") }, want, ""},
 		"lost elsewhere": {func(s *State) {
 			s.Peers[0].Endpoint, s.Peers[0].Handshake = at("192.0.2.7:9"), now.Add(-time.Hour)

@@ -97,7 +97,8 @@ func (m *maker) encrypt() {
 		return
 	}
 	// Nothing that goes by the table without encryption may compete.
-	m.plan.Routes = slices.DeleteFunc(m.plan.Routes, func(r link.Route) bool { return r.Table == link.Table && e.Nodes })
+	m.plan.Routes = slices.DeleteFunc(m.plan.Routes,
+		func(r link.Route) bool { return r.Table == link.Table && e.Nodes })
 	mtu := m.encryptedPath()
 	set := func(dst netip.Prefix, table int, src netip.Addr) {
 		if dev != "" && !m.tooSmall(dst) {
@@ -112,7 +113,10 @@ func (m *maker) encrypt() {
 		if !e.Nodes {
 			continue
 		}
-		m.plan.Routes = slices.DeleteFunc(m.plan.Routes, func(r link.Route) bool { return r.Table == 0 && r.Dst == cidr })
+		m.plan.Routes = slices.DeleteFunc(m.plan.Routes, func(r link.Route) bool {
+			return r.Table == 0 &&
+				r.Dst == cidr
+		})
 		set(cidr, 0, m.me.Primary(cidr.Addr().Is6()))
 	}
 	if e.Nodes {

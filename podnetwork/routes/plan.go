@@ -76,7 +76,8 @@ func (l NodeLinks) VXLANPort() uint16 { return cmp.Or(l.Port, Port) }
 // Equal compares two.
 func (l NodeLinks) Equal(o NodeLinks) bool {
 	return l.Port == o.Port && maps.Equal(l.Paths, o.Paths) && l.Spoiled == o.Spoiled && l.Self == o.Self &&
-		l.Encryption.Equal(o.Encryption) && l.Mode == o.Mode && l.Uplink.Name == o.Uplink.Name && l.Uplink.MTU == o.Uplink.MTU &&
+		l.Encryption.Equal(o.Encryption) && l.Mode == o.Mode && l.Uplink.Name == o.Uplink.Name &&
+		l.Uplink.MTU == o.Uplink.MTU &&
 		slices.Equal(l.Uplink.Segments, o.Uplink.Segments)
 }
 
