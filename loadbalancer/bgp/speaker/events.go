@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"net/netip"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -88,9 +89,12 @@ func (e *events) Handle(ctx context.Context, r slog.Record) error {
 	if text := explain(r.Message, attrs); text != "" {
 		s.fail(line.peer, text)
 	}
-	if r.Level >= slog.LevelWarn && s.limit.Allow() {
-		s.log.LogAttrs(ctx, r.Level, r.Message, slog.String("peer", line.peer.String()),
-			slog.String("detail", attrs["Error"].String()))
+	if r.Level >= slog.LevelWarn && r.Message != second && s.limit.Allow() {
+		detail := ""
+		if v, ok := attrs["Error"]; ok {
+			detail = v.String()
+		}
+		s.log.LogAttrs(ctx, r.Level, r.Message, slog.String("peer", line.peer.String()), slog.String("detail", detail))
 	}
 	return nil
 }
@@ -108,6 +112,20 @@ const (
 	withdrawn    = "the received Update message was treated as withdraw"
 	tooMany      = "Administrative shutdown(Prefix limit reached)"
 	down         = "Peer Down"
+	// second is a connection of a peer that has one, or had a session a moment ago.
+	second = "Closed an accepted connection"
+)
+
+// Beginnings of the reasons of the library for a change of state.
+const (
+	reasonGot  = "notification-received "
+	reasonSent = "notification-sent "
+)
+
+// Who ended a session.
+const (
+	ours   = "this node ended the session: "
+	theirs = "the peer ended the session: "
 )
 
 // explain says which side saw what, or nothing.
@@ -121,11 +139,22 @@ func explain(message string, attrs map[string]slog.Value) string {
 		}
 		return packet.NewNotificationErrorCode(uint8(c.Int64()), uint8(sub.Int64())).String()
 	}
+	// Attempts to connect have the reason in another field.
+	for _, key := range []string{"reason", "Reason"} {
+		if v, ok := attrs[key]; ok {
+			if text, ok := strings.CutPrefix(v.String(), reasonGot); ok {
+				return theirs + text
+			}
+			if text, ok := strings.CutPrefix(v.String(), reasonSent); ok {
+				return ours + text
+			}
+		}
+	}
 	switch message {
 	case sent:
-		return "this node ended the session: " + code()
+		return ours + code()
 	case got:
-		return "the peer ended the session: " + code()
+		return theirs + code()
 	case noConnection:
 		return "no connection: " + detail
 	case expired:

@@ -86,11 +86,11 @@ func TestOptionsOfASession(t *testing.T) {
 		"password": {`password "secret";`, func(s *bgp.Session) { s.Password = "secret" },
 			func(s *bgp.Session) { s.Password = "other" }, "no connection"},
 		"no password": {"", func(*bgp.Session) {}, func(s *bgp.Session) { s.Password = "secret" }, "no connection"},
-		"TTL security": {"ttl security on;", func(s *bgp.Session) { s.TTLSecurity = 1 }, func(*bgp.Session) {},
-			"no connection"},
-		"ASN":        {"", func(*bgp.Session) {}, func(s *bgp.Session) { s.ASN = 65099 }, "peer AS"},
-		"4-byte ASN": {"", func(s *bgp.Session) {}, func(s *bgp.Session) { s.ASN = 4200000001 }, "peer AS"},
-		"local ASN":  {"", func(*bgp.Session) {}, func(s *bgp.Session) { s.LocalASN = 65111 }, "the peer ended the session"},
+		"TTL security": {"ttl security on;", func(s *bgp.Session) { s.TTLSecurity = 1 }, func(s *bgp.Session) { s.TTLSecurity = 0 },
+			""},
+		"ASN":        {"", func(*bgp.Session) {}, func(s *bgp.Session) { s.ASN = 65099 }, "this node ended the session: code 2(open) subcode 2(bad peer as)"},
+		"4-byte ASN": {"", func(s *bgp.Session) {}, func(s *bgp.Session) { s.ASN = 4200000001 }, "this node ended the session: code 2(open) subcode 2(bad peer as)"},
+		"local ASN":  {"", func(*bgp.Session) {}, func(s *bgp.Session) { s.LocalASN = 65111 }, "the peer ended the session: code 2(open) subcode 2(bad peer as)"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
