@@ -1,4 +1,5 @@
-// Package bgp announces addresses of Services to BGP peers, and learns routes from them, in the agent of a node. Package
+// Package bgp announces addresses of Services to BGP peers, and learns routes from them, in the agent of a node.
+// Package
 // loadbalancer/bgp plans that, and the process bgp (loadbalancer/bgp/speaker) does it.
 package bgp
 
@@ -41,7 +42,8 @@ func (f *Feature) Name() string { return "bgp" }
 // Enabled implements agent.Feature.
 func (f *Feature) Enabled(cfg config.Config) bool { return cfg.BGP.Enabled }
 
-// Kinds implements agent.Feature. The writer makes the kinds of objects, and may be of a later version than the agent: a
+// Kinds implements agent.Feature. The writer makes the kinds of objects, and may be of a later version than the agent:
+// a
 // node is healthy without them.
 func (f *Feature) Kinds(config.Config) agent.Kinds {
 	return agent.Kinds{Watched: model.BGPKinds | model.AddressPoolKind | model.ServiceCIDRKind}

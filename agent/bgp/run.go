@@ -25,7 +25,8 @@ const (
 	serviceLoop = "service"
 	// rulesEvery is how often the loop is looked at until then.
 	rulesEvery = 100 * time.Millisecond
-	// announcedFile says that the node's rules in the kernel are those of announced addresses. Its folder is empty after
+	// announcedFile says that the node's rules in the kernel are those of announced addresses. Its folder is empty
+	// after
 	// a reboot, as the kernel is.
 	announcedFile = "bgp-announced"
 )

@@ -94,7 +94,9 @@ func (a *announcer) has0() bool {
 type metrics struct{ feature *Feature }
 
 // Describe implements prometheus.Collector.
-func (metrics) Describe(to chan<- *prometheus.Desc) { speaker.New(slog.New(slog.DiscardHandler)).Describe(to) }
+func (metrics) Describe(to chan<- *prometheus.Desc) {
+	speaker.New(slog.New(slog.DiscardHandler)).Describe(to)
+}
 
 // Collect implements prometheus.Collector.
 func (m metrics) Collect(to chan<- prometheus.Metric) {

@@ -63,7 +63,7 @@ func balancer(n string, ips ...string) *model.Service {
 }
 
 func endpoints(service string, list ...model.Endpoint) *model.EndpointSlice {
-	return &model.EndpointSlice{Name: name(service + "-1"), Service: name(service), Endpoints: list}
+	return &model.EndpointSlice{Name: name(service + "-1"), Service: service, Endpoints: list}
 }
 
 func plan(t *testing.T, store *model.Store, node string) (State, []model.Problem) {
@@ -97,7 +97,8 @@ func TestWhatANodeAnnounces(t *testing.T) {
 	local := balancer("web", "192.0.2.10", "2001:db8::10")
 	local.ExternalLocal = true
 	shared := balancer("api", "192.0.2.10")
-	aggregate := &model.BGPAdvertisement{Name: "all", Length4: 24, Length6: 120, Addresses: model.AnnounceLoadBalancerIPs}
+	aggregate := &model.BGPAdvertisement{Name: "all", Length4: 24, Length6: 120,
+		Addresses: model.AnnounceLoadBalancerIPs}
 	everything := &model.BGPAdvertisement{Name: "all", Length4: 32, Length6: 128, Addresses: model.AnnouncePodCIDRs |
 		model.AnnounceLoadBalancerIPs | model.AnnounceExternalIPs | model.AnnounceClusterIPs}
 	various := balancer("web", "192.0.2.10")
@@ -140,7 +141,8 @@ func TestWhatANodeAnnounces(t *testing.T) {
 		objects []func(*model.Writer)
 		want    [3]string // by node
 	}{
-		"all nodes":            {[]func(*model.Writer){put(balancer("web", "192.0.2.10", "2001:db8::10"))}, [3]string{both, both, both}},
+		"all nodes": {[]func(*model.Writer){put(balancer("web", "192.0.2.10", "2001:db8::10"))},
+			[3]string{both, both, both}},
 		"a pool of layer 2":    {[]func(*model.Writer){put(balancer("web", "198.51.100.7"))}, [3]string{}},
 		"outside of all pools": {[]func(*model.Writer){put(balancer("web", "203.0.113.7"))}, [3]string{}},
 		"another class":        {[]func(*model.Writer){put(class)}, [3]string{}},
@@ -151,7 +153,8 @@ func TestWhatANodeAnnounces(t *testing.T) {
 		"Local, none": {[]func(*model.Writer){put(local)}, [3]string{}},
 		"shared with a Local one": {[]func(*model.Writer){put(local, shared, endpoints("web",
 			model.Endpoint{Node: "node2", Ready: true}))}, [3]string{"", both, ""}},
-		"aggregates": {[]func(*model.Writer){put(aggregate, balancer("web", "192.0.2.10", "192.0.2.11", "2001:db8::10"))},
+		"aggregates": {[]func(*model.Writer){put(aggregate, balancer("web", "192.0.2.10", "192.0.2.11",
+			"2001:db8::10"))},
 			[3]string{"192.0.2.0/24 2001:db8::/120", "192.0.2.0/24 2001:db8::/120", "192.0.2.0/24 2001:db8::/120"}},
 		"every kind": {[]func(*model.Writer){put(everything, various)}, [3]string{
 			"10.96.0.7/32 10.244.1.0/24 192.0.2.10/32 203.0.113.5/32",
@@ -165,11 +168,13 @@ func TestWhatANodeAnnounces(t *testing.T) {
 			[3]string{"10.244.1.0/24", "10.244.2.0/24 192.0.2.10/32", "10.244.3.0/24 192.0.2.10/32"}},
 		"a leaving node": {[]func(*model.Writer){put(balancer("web", "192.0.2.10")),
 			node(func(n *model.Node) { n.Leaving = true })}, [3]string{"", "192.0.2.10/32", "192.0.2.10/32"}},
-		"a selector that matches": {[]func(*model.Writer){put(labelled, &model.BGPAdvertisement{Name: "all", Length4: 32,
-			Addresses: model.AnnounceLoadBalancerIPs, Services: selector("web")})},
+		"a selector that matches": {[]func(*model.Writer){
+			put(labelled, &model.BGPAdvertisement{Name: "all", Length4: 32,
+				Addresses: model.AnnounceLoadBalancerIPs, Services: selector("web")})},
 			[3]string{"192.0.2.10/32", "192.0.2.10/32", "192.0.2.10/32"}},
-		"a selector that does not": {[]func(*model.Writer){put(labelled, &model.BGPAdvertisement{Name: "all", Length4: 32,
-			Addresses: model.AnnounceLoadBalancerIPs, Services: selector("db")})}, [3]string{}},
+		"a selector that does not": {[]func(*model.Writer){
+			put(labelled, &model.BGPAdvertisement{Name: "all", Length4: 32,
+				Addresses: model.AnnounceLoadBalancerIPs, Services: selector("db")})}, [3]string{}},
 		"an invalid advertisement": {[]func(*model.Writer){put(balancer("web", "192.0.2.10"), &model.BGPAdvertisement{
 			Name: "all", Length4: 32, Addresses: model.AnnounceLoadBalancerIPs, Invalid: "x"})}, [3]string{}},
 		"an invalid selector": {[]func(*model.Writer){put(balancer("web", "192.0.2.10"), &model.BGPAdvertisement{
@@ -212,8 +217,9 @@ func TestSessionsOfANode(t *testing.T) {
 			p.Nodes = model.Selector{Requirements: []model.Requirement{{Key: "rack", Operator: model.In,
 				Values: []string{"1"}}}}
 		}, nil, "-"},
-		"invalid":   {func(p *model.BGPPeer) { p.Invalid = "x" }, nil, "-"},
-		"no Secret": {func(p *model.BGPPeer) { p.Password = model.SecretKey{Name: "s", Key: "other"} }, nil, "spec.password"},
+		"invalid": {func(p *model.BGPPeer) { p.Invalid = "x" }, nil, "-"},
+		"no Secret": {func(p *model.BGPPeer) { p.Password = model.SecretKey{Name: "s", Key: "other"} }, nil,
+			"spec.password"},
 		"password": {func(p *model.BGPPeer) { p.Password = model.SecretKey{Name: "s", Key: "key"} },
 			func(s Session) bool { return s.Password == "secret" }, ""},
 		"hold time": {func(p *model.BGPPeer) { p.Timers.Hold = time.Second }, nil, "hold time"},
@@ -255,7 +261,8 @@ func accepts(s State, session string, p netip.Prefix) bool {
 	return false
 }
 
-// Whatever a peer asks for, routes to this node's pods, Services and itself are never imported, and a default route only
+// Whatever a peer asks for, routes to this node's pods, Services and itself are never imported, and a default route
+// only
 // when asked for.
 func TestImportsNeverDivertOurs(t *testing.T) {
 	p := peer("rack")

@@ -112,6 +112,7 @@ const (
 	withdrawn    = "the received Update message was treated as withdraw"
 	tooMany      = "Administrative shutdown(Prefix limit reached)"
 	down         = "Peer Down"
+	changed      = "state changed"
 	// second is a connection of a peer that has one, or had a session a moment ago.
 	second = "Closed an accepted connection"
 )
@@ -151,6 +152,12 @@ func explain(message string, attrs map[string]slog.Value) string {
 		}
 	}
 	switch message {
+	case changed:
+		// The library does not say which notification a peer answers an OPEN with.
+		reason, old := attrs["reason"].String(), attrs["old"].String()
+		if (reason == "invalid-msg" || reason == "read-failed") && strings.Contains(old, "OPEN") {
+			return theirs + "it refused what this node says of itself (ASN, router id, options); its log says why"
+		}
 	case sent:
 		return ours + code()
 	case got:

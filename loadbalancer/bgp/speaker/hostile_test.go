@@ -105,6 +105,7 @@ func TestAFloodOfPrefixesEndsTheSession(t *testing.T) {
 	has(t, good, "192.0.2.10/32")
 	c := h.session(routerASN)
 	n.established("BGPPeer router")
+	n.established("BGPPeer good")
 	pid, since := n.now().PID, n.since("BGPPeer good")
 	_ = c.SetWriteDeadline(time.Now().Add(30 * time.Second))
 	for i := range 1 << 20 {
@@ -142,6 +143,7 @@ func TestMalformedMessages(t *testing.T) {
 	state.Classes[0].Sessions = append(state.Classes[0].Sessions, s.Name)
 	n.start(state)
 	has(t, good, "192.0.2.10/32")
+	n.established("BGPPeer good")
 	pid, since := n.now().PID, n.since("BGPPeer good")
 	random := rand.New(rand.NewPCG(1, 2))
 	for round := range 3 {

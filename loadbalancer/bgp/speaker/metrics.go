@@ -8,14 +8,16 @@ import (
 
 var (
 	processUp = prometheus.NewDesc("wayleave_process_up",
-		"1 when a process of the node gave its metrics to the last scrape, 0 when it did not.", []string{"process"}, nil)
+		"1 when a process of the node gave its metrics to the last scrape, 0 when it did not.",
+		[]string{"process"}, nil)
 	restartsDesc = prometheus.NewDesc("wayleave_bgp_restarts_total", "Restarts of the process bgp.", nil, nil)
 	refusedDesc  = prometheus.NewDesc("wayleave_bgp_refused_connections_total",
 		"Connections to the BGP port that were refused, because they came from no peer.", nil, nil)
 	sessionUp = prometheus.NewDesc("wayleave_bgp_session_up",
 		"1 when the BGP session is established, 0 when it is not.", []string{"session", "peer"}, nil)
 	prefixesDesc = prometheus.NewDesc("wayleave_bgp_prefixes",
-		"Prefixes of a BGP session by direction: advertised, received, accepted.", []string{"session", "peer", "direction"},
+		"Prefixes of a BGP session by direction: advertised, received, accepted.",
+		[]string{"session", "peer", "direction"},
 		nil)
 	messagesDesc = prometheus.NewDesc("wayleave_bgp_messages_total",
 		"Messages of a BGP session by direction: in, out.", []string{"session", "peer", "direction"}, nil)

@@ -57,6 +57,7 @@ func TestAttributesOfAClass(t *testing.T) {
 			t.Errorf("%s has a mark:\n%s", p, out)
 		}
 	}
+	n.established("BGPPeer router")
 	since := n.since("BGPPeer router")
 	state.Classes[0].MED, state.Classes[0].Communities = pointer(70), []uint32{64512<<16 | 300}
 	n.set(state)
@@ -86,11 +87,15 @@ func TestOptionsOfASession(t *testing.T) {
 		"password": {`password "secret";`, func(s *bgp.Session) { s.Password = "secret" },
 			func(s *bgp.Session) { s.Password = "other" }, "no connection"},
 		"no password": {"", func(*bgp.Session) {}, func(s *bgp.Session) { s.Password = "secret" }, "no connection"},
-		"TTL security": {"ttl security on;", func(s *bgp.Session) { s.TTLSecurity = 1 }, func(s *bgp.Session) { s.TTLSecurity = 0 },
+		"TTL security": {"ttl security on;", func(s *bgp.Session) { s.TTLSecurity = 1 },
+			func(s *bgp.Session) { s.TTLSecurity = 0 },
 			""},
-		"ASN":        {"", func(*bgp.Session) {}, func(s *bgp.Session) { s.ASN = 65099 }, "this node ended the session: code 2(open) subcode 2(bad peer as)"},
-		"4-byte ASN": {"", func(s *bgp.Session) {}, func(s *bgp.Session) { s.ASN = 4200000001 }, "this node ended the session: code 2(open) subcode 2(bad peer as)"},
-		"local ASN":  {"", func(*bgp.Session) {}, func(s *bgp.Session) { s.LocalASN = 65111 }, "the peer ended the session: code 2(open) subcode 2(bad peer as)"},
+		"ASN": {"", func(*bgp.Session) {}, func(s *bgp.Session) { s.ASN = 65099 },
+			"this node ended the session: code 2(open) subcode 2(bad peer as)"},
+		"4-byte ASN": {"", func(s *bgp.Session) {}, func(s *bgp.Session) { s.ASN = 4200000001 },
+			"this node ended the session: code 2(open) subcode 2(bad peer as)"},
+		"local ASN": {"", func(*bgp.Session) {}, func(s *bgp.Session) { s.LocalASN = 65111 },
+			"the peer ended the session: it refused"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -102,7 +107,8 @@ func TestOptionsOfASession(t *testing.T) {
 			x.wrong(&wrong)
 			n.start(n.state(wrong, "192.0.2.10/32"))
 			testnet.Eventually(t, 40*time.Second, func() error {
-				if s, _ := n.session("BGPPeer router"); !strings.Contains(s.Error, x.says) || s.State == bgp.Established {
+				if s, _ := n.session("BGPPeer router"); !strings.Contains(s.Error, x.says) ||
+					s.State == bgp.Established {
 					return fmt.Errorf("%+v, want an error with %q", s, x.says)
 				}
 				return nil

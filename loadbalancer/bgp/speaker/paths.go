@@ -63,7 +63,8 @@ func (e *engine) setPaths(s *bgp.State) error {
 	return nil
 }
 
-// pathOf is a path of this node. Its next hop is unspecified: the library sets the session's own address, and the policy
+// pathOf is a path of this node. Its next hop is unspecified: the library sets the session's own address, and the
+// policy
 // another one.
 func pathOf(prefix netip.Prefix, a announced) (*apiutil.Path, error) {
 	nlri, err := packet.NewIPAddrPrefix(prefix)

@@ -43,10 +43,14 @@ func (e *engine) report() bgp.Report {
 	by := map[netip.Addr]string{}
 	established := map[string]bool{}
 	converged := true
+	var internal []bgp.Session
 	_ = e.server.ListPeer(context.Background(), &api.ListPeerRequest{}, func(p *api.Peer) {
 		s, ok := e.sessionReport(p)
 		if !ok {
 			return
+		}
+		if x := e.sessions[s.Name]; x.External && s.State == bgp.Established && s.ASN == e.global.asn {
+			internal = append(internal, x)
 		}
 		by[s.Addr] = s.Name
 		established[s.Name] = established[s.Name] || s.State == bgp.Established
@@ -54,6 +58,7 @@ func (e *engine) report() bgp.Report {
 		e.unsilence(p, s, now)
 		r.Sessions = append(r.Sessions, s)
 	})
+	e.refuseInternal(internal)
 	for name, s := range e.sessions {
 		converged = converged && (established[name] || s.Range.IsValid())
 		if s.Range.IsValid() {
@@ -67,6 +72,20 @@ func (e *engine) report() bgp.Report {
 	r.Converged = e.problem == "" && converged || now.Sub(e.began) > convergeWithin
 	r.Routes = e.listRoutes(by)
 	return r
+}
+
+// refuseInternal ends sessions with peers whose ASN is this node's, and must not be.
+func (e *engine) refuseInternal(list []bgp.Session) {
+	for _, s := range list {
+		if s.Range.IsValid() {
+			continue // the library has no way to end one of the peers for good
+		}
+		e.events.shared.fail(s.Addr, ours+"the peer has the ASN of this node, and must have another one")
+		if err := e.remove(s); err == nil {
+			delete(e.sessions, s.Name)
+			e.unresolved = true // it is tried again
+		}
+	}
 }
 
 // sessionReport is the report of one peer. ok is false for a peer of a session that has just ended.
@@ -89,9 +108,9 @@ func (e *engine) sessionReport(p *api.Peer) (s bgp.SessionReport, ok bool) {
 			s.Received += f.State.Received
 			s.Accepted += f.State.Accepted
 		}
-		if m := f.MpGracefulRestart; m != nil && m.State != nil {
-			s.GracefulRestart = s.GracefulRestart || m.State.Received
-		}
+	}
+	for _, c := range p.State.RemoteCap {
+		s.GracefulRestart = s.GracefulRestart || want.Restart > 0 && c.GetGracefulRestart() != nil
 	}
 	if m := p.State.Messages; m != nil && m.Received != nil && m.Sent != nil {
 		s.MessagesIn, s.MessagesOut = m.Received.Total, m.Sent.Total

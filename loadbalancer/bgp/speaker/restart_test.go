@@ -67,7 +67,8 @@ func frr(nodes []*node, options ...string) string {
 		" no bgp ebgp-requires-policy\n bgp bestpath as-path multipath-relax\n no bgp default ipv4-unicast\n"+
 		" bgp graceful-restart restart-time 60\n", routerASN, router4)
 	for _, n := range nodes {
-		fmt.Fprintf(&b, " neighbor %[1]s remote-as %[2]d\n neighbor %[1]s timers 3 9\n neighbor %[1]s timers connect 2\n",
+		fmt.Fprintf(&b,
+			" neighbor %[1]s remote-as %[2]d\n neighbor %[1]s timers 3 9\n neighbor %[1]s timers connect 2\n",
 			n.addr[0], nodeASN)
 		for _, o := range options {
 			fmt.Fprintf(&b, " neighbor %s %s\n", n.addr[0], o)
@@ -127,7 +128,8 @@ func (n *node) again(name string, pid int) {
 	})
 }
 
-// Routers keep every route while the process is killed, the agent is killed, the agent is stopped in good order, and the
+// Routers keep every route while the process is killed, the agent is killed, the agent is stopped in good order, and
+// the
 // next one has fewer addresses to announce: only those that it lacks go.
 func TestRoutersKeepRoutesThroughRestarts(t *testing.T) {
 	t.Parallel()
@@ -177,7 +179,8 @@ func TestRoutersKeepRoutesThroughRestarts(t *testing.T) {
 	}
 }
 
-// The routes of a node that dies go within the hold time, and those of a process that nothing follows within the restart
+// The routes of a node that dies go within the hold time, and those of a process that nothing follows within the
+// restart
 // time.
 func TestRoutesOfTheDeadGo(t *testing.T) {
 	t.Parallel()
@@ -223,6 +226,7 @@ func TestFRRSpreadsOverThreeNodes(t *testing.T) {
 	}
 	routed(t, w.router, 3, "192.0.2.10", "2001:db8::10")
 	n := w.nodes[1]
+	n.established("BGPPeer router")
 	since := n.since("BGPPeer router")
 	n.set(n.state(toRouter(router4)))
 	routed(t, w.router, 2, "192.0.2.10", "2001:db8::10")

@@ -214,7 +214,8 @@ func (n *node) established(name string) {
 
 // toRouter is a session of a node with the router over one family, for both.
 func toRouter(peer netip.Addr) bgp.Session {
-	return bgp.Session{Name: "BGPPeer router", Addr: peer, ASN: routerASN, Hold: 9 * time.Second, Connect: 2 * time.Second,
+	return bgp.Session{Name: "BGPPeer router", Addr: peer, ASN: routerASN, Hold: 9 * time.Second,
+		Connect: 2 * time.Second,
 		Restart: 60 * time.Second, V4: true, V6: true}
 }
 
