@@ -167,8 +167,8 @@ func TestPathsOfAPrefix(t *testing.T) {
 func TestStatusOfSessions(t *testing.T) {
 	now := time.Now()
 	raw := []byte(`[{"name":"BGPPeer rack","addr":"10.0.0.254","state":"established","asn":65000,"advertised":3,` +
-		`"received":2,"accepted":1,"gracefulRestart":true},{"name":"BGPPeer other","addr":"10.0.0.253","state":"idle",` +
-		`"asn":65001,"error":"the peer ended the session: bad peer AS"}]`)
+		`"received":2,"accepted":1,"gracefulRestart":true},{"name":"BGPPeer other","addr":"10.0.0.253",` +
+		`"state":"idle","asn":65001,"error":"the peer ended the session: bad peer AS"}]`)
 	out, err := sessions(raw, now)
 	for _, want := range []string{"BGPPeer rack   10.0.0.254  65000  established", "3     2         1         graceful",
 		"the peer ended the session: bad peer AS"} {

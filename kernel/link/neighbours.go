@@ -7,8 +7,8 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// LinkLocalNeighbours returns the link-local IPv6 addresses of other machines on an interface, as far as the kernel knows
-// them, without a zone. It needs no capability.
+// LinkLocalNeighbours returns the link-local IPv6 addresses of other machines on an interface, as far as the kernel
+// knows them, without a zone. It needs no capability.
 func LinkLocalNeighbours(index int) ([]netip.Addr, error) {
 	list, err := netlink.NeighList(index, netlink.FAMILY_V6)
 	if err != nil {

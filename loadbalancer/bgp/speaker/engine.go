@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"slices"
+	"syscall"
 	"time"
 
 	"github.com/osrg/gobgp/v4/api"
@@ -107,9 +109,10 @@ func (e *engine) start(s *bgp.State) error {
 	b := server.NewBgpServer(server.LoggerOption(slog.New(e.events), nil))
 	go b.Serve()
 	g := &api.Global{Asn: s.ASN, RouterId: s.RouterID.String(), ListenPort: -1, UseMultiplePaths: true}
-	if s.Port != 0 && len(s.Listen) > 0 {
-		g.ListenPort = int32(s.Port)
-		for _, a := range s.Listen {
+	for _, a := range s.Listen {
+		// One address that is not the node's must not cost all sessions.
+		if s.Port != 0 && !missing(netip.AddrPortFrom(a, s.Port)) {
+			g.ListenPort = int32(s.Port)
 			g.ListenAddresses = append(g.ListenAddresses, a.String())
 		}
 	}
@@ -127,13 +130,22 @@ func (e *engine) start(s *bgp.State) error {
 		OnPathUpdate: func([]*apiutil.Path, time.Time) { e.routes.stale.Store(true); e.poke() },
 		OnPathEor:    func(*apiutil.Path, time.Time) { e.routes.stale.Store(true); e.poke() },
 		OnPeerUpdate: func(*apiutil.WatchEventMessage_PeerEvent, time.Time) { e.routes.stale.Store(true); e.poke() },
-	}, server.WatchBestPath(false), server.WatchEor(false), server.WatchPeer())
+	}, server.WatchBestPath(false), server.WatchPostUpdate(false, "", ""), server.WatchEor(false), server.WatchPeer())
 	if err != nil {
 		b.Stop()
 		return fmt.Errorf("watch: %w", err)
 	}
 	e.server, e.began, e.global = b, time.Now(), globalOf(s)
 	return nil
+}
+
+// missing says whether the node does not have the address. The process then does not listen there.
+func missing(a netip.AddrPort) bool {
+	l, err := net.Listen("tcp", a.String())
+	if err == nil {
+		_ = l.Close()
+	}
+	return errors.Is(err, syscall.EADDRNOTAVAIL)
 }
 
 // resolve finds the neighbours of interfaces. It leaves out sessions whose neighbour is not known.

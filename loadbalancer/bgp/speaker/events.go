@@ -73,6 +73,9 @@ func (e *events) note(a slog.Attr) {
 
 // Handle implements slog.Handler.
 func (e *events) Handle(ctx context.Context, r slog.Record) error {
+	if r.Level < slog.LevelInfo && r.Message != noConnection && r.Message != changed && r.Message != broken {
+		return nil // many, for each message of a peer
+	}
 	line := *e
 	attrs := map[string]slog.Value{}
 	r.Attrs(func(a slog.Attr) bool {
@@ -113,6 +116,7 @@ const (
 	tooMany      = "Administrative shutdown(Prefix limit reached)"
 	down         = "Peer Down"
 	changed      = "state changed"
+	broken       = "outgoing connection IO error"
 	// second is a connection of a peer that has one, or had a session a moment ago.
 	second = "Closed an accepted connection"
 )

@@ -47,7 +47,8 @@ func TestRoutesOfAPeer(t *testing.T) {
 	t.Parallel()
 	w := newRack(t, 2)
 	n := w.nodes[0]
-	testnet.NewBIRD(w.router, static(bird(w.nodes[:1], ""), "10.244.2.0/24", "10.244.2.7/32", "10.96.0.0/24", "0.0.0.0/0",
+	testnet.NewBIRD(w.router, static(bird(w.nodes[:1], ""), "10.244.2.0/24", "10.244.2.7/32",
+		"10.96.0.0/24", "0.0.0.0/0",
 		"2001:db8:2::/64"))
 	other := testnet.NewBIRD(w.nodes[1].ns, bird(w.nodes[:1], ""))
 	state := n.state(toRouter(router4), "192.0.2.10/32")
@@ -135,9 +136,11 @@ func TestAPeerByItsInterface(t *testing.T) {
 			}
 		}
 	}
-	r := testnet.NewBIRD(w.router, fmt.Sprintf("log stderr all;\nrouter id %s;\nprotocol device {}\nprotocol bgp n1 {\n"+
-		" local as %d; neighbor fe80::1%%eth0 as %d; hold time 9; connect delay time 1;\n"+
-		" ipv4 { import all; export none; };\n ipv6 { import all; export none; };\n}\n", router4, routerASN, nodeASN))
+	r := testnet.NewBIRD(w.router,
+		fmt.Sprintf("log stderr all;\nrouter id %s;\nprotocol device {}\nprotocol bgp n1 {\n"+
+			" local as %d; neighbor fe80::1%%eth0 as %d; hold time 9; connect delay time 1;\n"+
+			" ipv4 { import all; export none; };\n ipv6 { import all; export none; };\n}\n", router4,
+			routerASN, nodeASN))
 	s := toRouter(netip.Addr{})
 	s.Interface = "eth0"
 	state := n.state(s, "192.0.2.10/32", "2001:db8::10/128")
@@ -152,8 +155,9 @@ func TestCapabilities(t *testing.T) {
 	t.Parallel()
 	w := newRack(t, 1)
 	n := w.nodes[0]
-	r := testnet.NewBIRD(w.router, strings.ReplaceAll(bird(w.nodes, "graceful restart on; long lived graceful restart on;"),
-		"import all", "add paths on; import all"))
+	r := testnet.NewBIRD(w.router,
+		strings.ReplaceAll(bird(w.nodes, "graceful restart on; long lived graceful restart on;"),
+			"import all", "add paths on; import all"))
 	s := toRouter(router4)
 	s.AddPath, s.LongLived = true, time.Hour
 	n.start(n.state(s, "192.0.2.10/32"))

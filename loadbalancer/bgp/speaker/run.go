@@ -62,6 +62,7 @@ func Run(conn *net.UnixConn, log *slog.Logger) error {
 			}
 		case <-look.C:
 			applied = applied && !e.unresolved
+			e.routes.stale.Store(true)
 		case <-again.C:
 			if applied {
 				continue
