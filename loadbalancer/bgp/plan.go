@@ -109,8 +109,8 @@ func (p *planner) peer(peer *model.BGPPeer) {
 	if peer.Password != (model.SecretKey{}) {
 		password, ok := p.snap.Password(peer.Password)
 		if !ok || password == "" {
-			p.problem("BGPPeer", peer.Name, "spec.passwordSecret", fmt.Sprintf("the Secret %s/%s has no key %s; there is no "+
-				"session without it", model.PeersNamespace, peer.Password.Name, peer.Password.Key))
+			p.problem("BGPPeer", peer.Name, "spec.passwordSecret", fmt.Sprintf("the Secret %s/%s has no key %s; there "+
+				"is no session without it", model.PeersNamespace, peer.Password.Name, peer.Password.Key))
 			return
 		}
 		s.Password = password
