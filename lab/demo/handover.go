@@ -16,6 +16,12 @@ func handovers() chapter {
 		{name: "beside",
 			say: "the unedited manifest beside others changes nothing: Events say " +
 				"how to switch over", run: beside, within: 4 * time.Minute, apart: true},
+		{name: "metallb", say: "MetalLB gives a Service an address beside Wayleave", run: installMetalLB,
+			within: 8 * time.Minute, apart: true},
+		{name: "handover-metallb", say: "Wayleave takes addresses over from MetalLB: nothing is lost outside of the " +
+			"cluster, and before that no agent answers", run: takeAddresses, within: 4 * time.Minute, apart: true},
+		{name: "handover-metallb-back", say: "and gives them back: nothing is lost", run: giveAddressesBack,
+			within: 4 * time.Minute, apart: true},
 		{name: "handover-dns", say: "Wayleave takes the cluster DNS over from CoreDNS: no query is lost", run: takeDNS,
 			within: 3 * time.Minute, apart: true},
 		{name: "handover-dns-back", say: "and gives it back: no query is lost", run: giveDNSBack,
