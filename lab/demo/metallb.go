@@ -40,6 +40,10 @@ func installMetalLB(ctx context.Context, t *Tour) error {
 	if err != nil {
 		return err
 	}
+	// The check "beside" has another pod with the labels of a speaker.
+	if _, err := t.kubectl(ctx, "-n", "metallb-system", "delete", "pod", "speaker", "--ignore-not-found"); err != nil {
+		return err
+	}
 	if _, err := t.kubectl(ctx, "apply", "-f", manifest); err != nil {
 		return err
 	}
@@ -72,14 +76,19 @@ func (t *Tour) vip(ctx context.Context) (string, error) {
 	return list[0], nil
 }
 
+// meterOutside is meter at the external client.
+func (t *Tour) meterOutside(ctx context.Context, d time.Duration, disturb func() error, probes ...string) error {
+	meter := []string{t.Lab, "exec", "outside", "--", filepath.Join(filepath.Dir(t.program()), "lossmeter")}
+	return t.measureBy(ctx, d, disturb, false, meter, probes...)
+}
+
 // meterVIP measures from the external client.
 func (t *Tour) meterVIP(ctx context.Context, disturb func(addr string) error) error {
 	addr, err := t.vip(ctx)
 	if err != nil {
 		return err
 	}
-	meter := []string{t.Lab, "exec", "outside", "--", filepath.Join(filepath.Dir(t.program()), "lossmeter")}
-	err = t.measureBy(ctx, 30*time.Second, func() error { return disturb(addr) }, false, meter,
+	err = t.meterOutside(ctx, 30*time.Second, func() error { return disturb(addr) },
 		"udp="+addr+":7", "tcp="+addr+":7", "connect="+addr+":7")
 	if err != nil {
 		return err
