@@ -89,7 +89,7 @@ func (t *Tour) meterVIP(ctx context.Context, disturb func(addr string) error) er
 		return err
 	}
 	err = t.meterOutside(ctx, 30*time.Second, func() error { return disturb(addr) },
-		"udp="+addr+":7", "tcp="+addr+":7", "connect="+addr+":7")
+		"udp="+addr+":7", "connect="+addr+":7")
 	if err != nil {
 		return err
 	}
@@ -118,17 +118,9 @@ func takeAddresses(ctx context.Context, t *Tour) error {
 			return err
 		}
 		for _, line := range lines {
-			switch {
-			case strings.Contains(line, "create configmap"):
+			if strings.Contains(line, "patch daemonset speaker") {
 				time.Sleep(3 * time.Second) // agents would have begun to answer by now
-				if err := t.ownsNothing(ctx); err != nil {
-					return err
-				}
-				if err := t.answersAlone(ctx, addr); err != nil {
-					return err
-				}
-			case strings.Contains(line, "status --vips"):
-				if err := t.eventuallyOwned(ctx, addr); err != nil {
+				if err := errors.Join(t.ownsNothing(ctx), t.answersAlone(ctx, addr)); err != nil {
 					return err
 				}
 			}
@@ -141,7 +133,7 @@ func takeAddresses(ctx context.Context, t *Tour) error {
 			if err == nil && (strings.Contains(pods, "speaker-") || strings.Contains(pods, "controller-")) {
 				err = fmt.Errorf("MetalLB still runs: %s", pods)
 			}
-			return errors.Join(err, t.answersAlone(ctx, addr))
+			return errors.Join(err, t.eventuallyOwned(ctx, addr), t.answersAlone(ctx, addr))
 		})
 	})
 }
