@@ -179,6 +179,34 @@ func TestASessionThatStaysDownIsAnEvent(t *testing.T) {
 	}
 }
 
+// Without the setting nothing runs, and a node that is switched on again does not say that it has forwarded all the
+// time.
+func TestSwitchedOff(t *testing.T) {
+	f := New()
+	all := []agent.Feature{f}
+	cfg := config.Default()
+	if len(agent.Enabled[agent.Owner](cfg, all)) > 0 || len(agent.Enabled[agent.Admitter](cfg, all)) > 0 {
+		t.Error("it is on by default")
+	}
+	n := &agent.Node{Dirs: agent.Dirs{Run: t.TempDir()}}
+	for range 2 {
+		if err := remember(n); err != nil {
+			t.Fatal(err)
+		}
+		if ok, err := kept(n); !ok || err != nil {
+			t.Errorf("kept: %t, %v", ok, err)
+		}
+		for range 2 {
+			if err := f.Leave(n)[0].Run(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if ok, err := kept(n); ok || err != nil {
+			t.Errorf("kept after it was switched off: %t, %v", ok, err)
+		}
+	}
+}
+
 // The best path of a prefix is first, and the paths of one next hop are one.
 func TestPathsOfAPrefix(t *testing.T) {
 	p := netip.MustParsePrefix("10.244.2.0/24")
