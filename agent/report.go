@@ -21,7 +21,7 @@ type Report struct {
 	// Mode, Routing and Encryption are those in force.
 	Mode       string            `json:"mode"`
 	Routing    string            `json:"routing"`
-	Encryption string            `json:"encryption"`
+	Encryption string            `json:"encryptionMode"`
 	Kernel     map[string]string `json:"kernel"`
 	APIServer  string            `json:"apiServer"`
 	// Objects counts the model, by kind.

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"wayleave.dev/agent"
 	"wayleave.dev/kernel/wireguard"
 	"wayleave.dev/podnetwork"
 	plan "wayleave.dev/podnetwork/wireguard"
@@ -57,5 +58,19 @@ func TestKeysOfLeases(t *testing.T) {
 	if len(got) != 3 || got["good"].Keys != [2]wireguard.Key{key, key} ||
 		!got["half"].Keys[0].IsZero() || got["half"].Keys[1] != key || got["toomany"] != got["good"] {
 		t.Errorf("%v", got)
+	}
+}
+
+// The table has a key of its own in the JSON of the status, beside the setting: else no status can be read.
+func TestTheTableOfEncryptionIsReadWithTheStatus(t *testing.T) {
+	raw, err := json.Marshal(agent.Report{Encryption: "wireguard",
+		Lists: map[string]json.RawMessage{New().List().Name: json.RawMessage(`[{"node":"n2"}]`)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var r agent.Report
+	if err := json.Unmarshal(raw, &r); err != nil || r.Encryption != "wireguard" ||
+		!strings.Contains(string(r.Lists[New().List().Name]), "n2") {
+		t.Errorf("%+v, %v", r, err)
 	}
 }
