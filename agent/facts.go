@@ -31,12 +31,15 @@ func SplitDNS(all []netip.Addr) (service, node []netip.Addr) {
 
 // ReservedPorts are ports of the nodes that settings give to Wayleave.
 func ReservedPorts(cfg config.Config) model.Reserved {
-	r := model.Reserved{Metrics: uint16(cfg.Metrics.Port)}
+	r := model.Reserved{Metrics: uint16(cfg.Metrics.Port), BGP: cfg.BGP.Enabled}
 	if cfg.LoadBalancer.Enabled {
 		r.Peers = uint16(cfg.LoadBalancer.PeerPort)
 	}
 	if cfg.PodNetwork.Enabled {
 		r.VXLAN = uint16(cfg.PodNetwork.VXLANPort)
+	}
+	if cfg.Encrypts() {
+		r.WireGuard = uint16(cfg.PodNetwork.WireGuardPort)
 	}
 	return r
 }

@@ -51,6 +51,7 @@ type Config struct {
 	IPVS          IPVS
 	DNS           DNS
 	LoadBalancer  LoadBalancer
+	BGP           BGP
 	NetworkPolicy NetworkPolicy
 	Ingress       Ingress
 	// Unused lists settings that have no effect, a line each: fields of a KubeProxyConfiguration, and keys of a file
@@ -76,6 +77,14 @@ type PodNetwork struct {
 	ProbeEvery time.Duration
 	// VXLANPort is the UDP port of VXLAN, the same on all nodes.
 	VXLANPort int
+	// EncryptNodes encrypts also between nodes and pods.
+	EncryptNodes bool
+	// WireGuard is what encrypts: auto, kernel or userspace.
+	WireGuard string
+	// WireGuardPort is the first of two UDP ports.
+	WireGuardPort int
+	// KeyRotation is how often keys are replaced.
+	KeyRotation time.Duration
 	// CNIConfDir and CNIBinDir are the folders of the node in which the container runtime looks for CNI configurations
 	// and plugins. The manifest mounts them at the same paths.
 	CNIConfDir, CNIBinDir string
@@ -150,6 +159,11 @@ type LoadBalancer struct {
 	PeerPort int
 	// Settle is how long a node that has just started leaves addresses to others.
 	Settle time.Duration
+}
+
+// BGP holds the settings of BGP. Objects have the rest: BGPConfiguration, BGPPeer and BGPAdvertisement.
+type BGP struct {
+	Enabled bool
 }
 
 // NetworkPolicy holds the settings of NetworkPolicy.
@@ -243,9 +257,11 @@ func settings() []setting {
 			"How pods reach pods on other nodes: auto, direct, vxlan or cloud. auto uses direct for nodes on",
 			"the same L2 segment, and vxlan (podnetwork.vxlanPort) for all others. cloud: the network between",
 			"the nodes carries podCIDRs."}},
-		{"encryption", "none", oneOf(func(c *Config) *string { return &c.Encryption }, []string{"none"},
-			[]string{"wireguard"}), []string{
-			"Encryption between nodes: none."}},
+		{"encryption", "none", oneOf(func(c *Config) *string { return &c.Encryption },
+			[]string{EncryptionNone, EncryptionStrict, EncryptionPreferred}, nil), []string{
+			"Encryption between pods of different nodes: none, wireguard or wireguard-preferred. wireguard drops what",
+			"cannot be encrypted. wireguard-preferred sends that unencrypted: use it to switch encryption on or off",
+			"under traffic (docs/encryption.md)."}},
 		{"podnetwork.enabled", "true", boolean(func(c *Config) *bool { return &c.PodNetwork.Enabled }), []string{
 			"Pod network: CNI plugin, addresses, routes. false: another CNI plugin provides it."}},
 		{"podnetwork.takeOver", "false", boolean(func(c *Config) *bool { return &c.PodNetwork.TakeOver }), []string{
@@ -262,6 +278,18 @@ func settings() []setting {
 		{"podnetwork.vxlanPort", "4789", port(func(c *Config) *int { return &c.PodNetwork.VXLANPort }), []string{
 			"UDP port of VXLAN between nodes: 1 to 65535, the same on all nodes. A change interrupts VXLAN",
 			"between nodes that have restarted and nodes that have not."}},
+		{"podnetwork.encryptNodes", "false", boolean(func(c *Config) *bool { return &c.PodNetwork.EncryptNodes }),
+			[]string{
+				"Encrypt also between nodes and pods of other nodes, if encryption is on. The mode ipvs needs it."}},
+		{"podnetwork.wireguard", "auto", oneOf(func(c *Config) *string { return &c.PodNetwork.WireGuard },
+			[]string{"auto", "kernel", "userspace"}, nil), []string{
+			"What encrypts: kernel, userspace (a process of the agent), or auto: the kernel if it has WireGuard."}},
+		{"podnetwork.wireguardPort", "51871", wireguardPort, []string{
+			"First of two UDP ports of WireGuard between nodes: 1 to 65534."}},
+		{"podnetwork.keyRotation", "24h", duration(func(c *Config) *time.Duration { return &c.PodNetwork.KeyRotation },
+			time.Hour, 720*time.Hour), []string{
+			"How often the nodes change to new keys of encryption, the same on all nodes: 1h to 720h. Their clocks",
+			"must differ by less than a quarter of it."}},
 		{"podnetwork.cniConfDir", CNIConfDir, text(func(c *Config) *string { return &c.PodNetwork.CNIConfDir }, folder),
 			[]string{
 				"Folder of the nodes in which the container runtime looks for CNI configurations. The manifest must",
@@ -374,6 +402,9 @@ func settings() []setting {
 		{"loadbalancer.settle", "5s", duration(func(c *Config) *time.Duration { return &c.LoadBalancer.Settle }, 0,
 			10*time.Minute), []string{
 			"How long a node that has just started leaves addresses to other nodes: 0s to 10m."}},
+		{"bgp.enabled", "false", boolean(func(c *Config) *bool { return &c.BGP.Enabled }), []string{
+			"Sessions with BGP peers, as BGPPeers, BGPAdvertisements and the BGPConfiguration say. Nodes then listen",
+			"for them on TCP port 179 of their InternalIPs. false: no process, no port."}},
 		{"networkpolicy.enabled", "true", boolean(func(c *Config) *bool { return &c.NetworkPolicy.Enabled }), []string{
 			"Enforce NetworkPolicies. Every agent then watches all pods of the cluster. false: another program",
 			"enforces them, or none does."}},

@@ -11,7 +11,10 @@ import (
 	"wayleave.dev/agent"
 	"wayleave.dev/agent/features"
 	"wayleave.dev/internal/memlimit"
+	bgpspeaker "wayleave.dev/loadbalancer/bgp/speaker"
 	"wayleave.dev/loadbalancer/l2/speaker"
+	"wayleave.dev/podnetwork/wireguard/frames"
+	"wayleave.dev/podnetwork/wireguard/process"
 	kubesource "wayleave.dev/source/kubernetes"
 	"wayleave.dev/statusserver"
 )
@@ -82,9 +85,18 @@ func l2Command() *cobra.Command {
 	return childCommand("l2", "Answer ARP and NDP for load balancers' addresses (the agent starts it)", speaker.Main)
 }
 
+func bgpCommand() *cobra.Command {
+	return childCommand("bgp", "Hold BGP sessions with routers (the agent starts it)", bgpspeaker.Main)
+}
+
 func statusServerCommand() *cobra.Command {
 	return childCommand("status-server", "Serve health and metrics of the node (the agent starts it)",
 		statusserver.Main)
+}
+
+// wireguardCommand is WireGuard where the kernel has none; the agent starts a process for each device.
+func wireguardCommand() *cobra.Command {
+	return childCommand(frames.Process, "Encrypt between nodes in user space (the agent starts it)", process.Main)
 }
 
 func childCommand(name, short string, run func() error) *cobra.Command {

@@ -39,6 +39,7 @@ const (
 	Direct Mode = "direct"
 	VXLAN  Mode = "vxlan"
 	Cloud  Mode = "cloud"
+	BGP    Mode = "bgp"
 )
 
 // minIPv6MTU is what IPv6 asks of every link (RFC 8200, section 5).
@@ -65,6 +66,8 @@ type NodeLinks struct {
 	// Spoiled says that checksums come out wrong of the tunnel unless the kernel
 	// computes them.
 	Spoiled bool
+	// Encryption is how packets of pods are encrypted.
+	Encryption Encryption
 }
 
 // VXLANPort is the UDP port of VXLAN.
@@ -73,7 +76,8 @@ func (l NodeLinks) VXLANPort() uint16 { return cmp.Or(l.Port, Port) }
 // Equal compares two.
 func (l NodeLinks) Equal(o NodeLinks) bool {
 	return l.Port == o.Port && maps.Equal(l.Paths, o.Paths) && l.Spoiled == o.Spoiled && l.Self == o.Self &&
-		l.Mode == o.Mode && l.Uplink.Name == o.Uplink.Name && l.Uplink.MTU == o.Uplink.MTU &&
+		l.Encryption.Equal(o.Encryption) && l.Mode == o.Mode && l.Uplink.Name == o.Uplink.Name &&
+		l.Uplink.MTU == o.Uplink.MTU &&
 		slices.Equal(l.Uplink.Segments, o.Uplink.Segments)
 }
 
@@ -87,14 +91,18 @@ func Underlay(n *model.Node) netip.Addr {
 }
 
 // ByVXLAN says whether packets to a node are encapsulated.
-func (l NodeLinks) ByVXLAN(n *model.Node) bool {
+func (l NodeLinks) ByVXLAN(snap model.Snapshot, n *model.Node) bool {
+	return l.MayTunnel(n) && (l.Mode != BGP || n.Ready && !l.learnedAll(snap, n))
+}
+
+// MayTunnel says whether packets to and from a node are ever encapsulated.
+func (l NodeLinks) MayTunnel(n *model.Node) bool {
 	switch l.Mode {
 	case VXLAN:
 		return true
-	case Auto:
+	case Auto, BGP:
 		a := Underlay(n)
-		return a.IsValid() && !slices.ContainsFunc(l.Uplink.Segments,
-			func(p netip.Prefix) bool { return p.Contains(a) })
+		return a.IsValid() && !l.onSegment(a)
 	}
 	return false
 }
@@ -103,13 +111,32 @@ func (l NodeLinks) ByVXLAN(n *model.Node) bool {
 // reached by it. A pod with an IPv6 address has at least 1280 where the uplink has
 // that: what does not fit into the tunnel is answered by the node.
 func (l NodeLinks) PodMTU(snap model.Snapshot) int {
+	mtu := l.plainMTU(snap)
+	if !l.Encryption.On() {
+		return mtu
+	}
+	mtu = min(mtu, l.EncryptedMTU(snap))
+	if mtu < minIPv6MTU && l.hasIPv6(snap) {
+		return min(l.Uplink.MTU, minIPv6MTU)
+	}
+	return mtu
+}
+
+// hasIPv6 says whether pods of this node have IPv6 addresses.
+func (l NodeLinks) hasIPv6(snap model.Snapshot) bool {
+	me, ok := snap.Node(l.Self)
+	return ok && slices.ContainsFunc(me.PodCIDRs, func(p netip.Prefix) bool { return p.Addr().Is6() })
+}
+
+// plainMTU is the MTU of pods without encryption.
+func (l NodeLinks) plainMTU(snap model.Snapshot) int {
 	for n := range snap.Nodes() {
-		if n.Name == l.Self || !l.ByVXLAN(n) {
+		// With BGP the tunnel is a way for a while only, which pods do not shrink for.
+		if n.Name == l.Self || l.Mode == BGP || !l.ByVXLAN(snap, n) {
 			continue
 		}
 		mtu := l.tunnelMTU(snap)
-		if me, ok := snap.Node(l.Self); ok && mtu < minIPv6MTU && slices.ContainsFunc(me.PodCIDRs,
-			func(p netip.Prefix) bool { return p.Addr().Is6() }) {
+		if mtu < minIPv6MTU && l.hasIPv6(snap) {
 			return min(l.Uplink.MTU, minIPv6MTU)
 		}
 		return mtu
@@ -153,26 +180,39 @@ func equal[T interface{ Equal(T) bool }](a, b *T) bool {
 	return (*a).Equal(*b)
 }
 
-// Keys are the nodes that a change touches; when it is this node, all of them.
+// Kinds are the kinds that plans are made from. In mode BGP, routes are not changed before this node has learned again
+// what it knew.
+func (m Mode) Kinds() model.Kind {
+	if m == BGP {
+		return model.NodeKind | model.BGPRouteKind | model.BGPPeerKind | model.BGPConfigurationKind |
+			model.ServiceCIDRKind
+	}
+	return model.NodeKind
+}
+
+// Keys are the nodes that a change touches; when it is this node, all of them. In mode BGP, further keys are learned
+// networks.
 func Keys(self string) func(model.Snapshot, model.Changes) []string {
 	return func(snap model.Snapshot, c model.Changes) []string {
-		var keys []string
+		keys := bgpKeys(snap, c)
 		if c.Has(model.NodeKind, model.Name{Name: self}) {
 			for n := range snap.Nodes() {
-				keys = append(keys, n.Name)
+				keys[n.Name] = true
 			}
 		}
 		for n := range c.Of(model.NodeKind) {
-			if !slices.Contains(keys, n.Name) {
-				keys = append(keys, n.Name)
-			}
+			keys[n.Name] = true
 		}
-		return keys
+		return slices.Collect(maps.Keys(keys))
 	}
 }
 
-// Make plans for one node of the cluster, as seen from this one.
+// Make plans for one node of the cluster, as seen from this one, or for a learned network.
 func Make(snap model.Snapshot, name string, l NodeLinks) (p Plan, ok bool, problems []model.Problem) {
+	if to, ok := networkOf(name); ok {
+		p, ok = network(snap, to, l)
+		return p, ok, nil
+	}
 	node, ok := snap.Node(name)
 	if !ok {
 		return Plan{}, false, nil
@@ -201,6 +241,8 @@ type maker struct {
 	me, node *model.Node
 	plan     Plan
 	problems []model.Problem
+	// refused says that IPv6 does not fit into the encryption, which is told once.
+	refused bool
 }
 
 func (m *maker) bad(field, format string, args ...any) {
@@ -227,6 +269,7 @@ func (m *maker) own() {
 	for _, cidr := range m.cidrs() {
 		m.plan.Routes = append(m.plan.Routes, link.Route{Dst: cidr})
 	}
+	m.encryptOwn()
 	if m.local.Mode == Cloud {
 		return
 	}
@@ -243,20 +286,39 @@ func (m *maker) own() {
 		}
 	}
 	m.plan.Tunnel = &t
-	for _, cidr := range m.me.PodCIDRs {
-		m.plan.Rules = append(m.plan.Rules, link.Rule{From: cidr, Is6: cidr.Addr().Is6()})
+	if !m.local.Encryption.On() {
+		m.rules()
 	}
 	for _, a := range t.Addrs { // for probes of the tunnel
 		m.plan.Rules = append(m.plan.Rules, link.Rule{Link: Device, Is6: a.Is6()})
 	}
 }
 
+// rules send what this node's pods send through the table of tunnels.
+func (m *maker) rules() {
+	for _, cidr := range m.me.PodCIDRs {
+		m.plan.Rules = append(m.plan.Rules, link.Rule{From: cidr, Is6: cidr.Addr().Is6()})
+	}
+}
+
 // other plans for another node.
 func (m *maker) other() {
+	m.plain()
+	m.encrypt()
+}
+
+// plain plans for another node without encryption.
+func (m *maker) plain() {
 	if m.local.Mode == Cloud {
 		return
 	}
-	byVXLAN := m.local.ByVXLAN(m.node)
+	cidrs := m.cidrs()
+	if m.local.Mode == BGP {
+		if cidrs = slices.DeleteFunc(cidrs, m.byBGP); len(cidrs) == 0 {
+			return
+		}
+	}
+	byVXLAN := m.local.ByVXLAN(m.snap, m.node)
 	to := Underlay(m.node)
 	if byVXLAN && (!to.IsValid() || to.Is6() != Underlay(m.me).Is6()) {
 		m.bad("status.addresses",
@@ -267,7 +329,7 @@ func (m *maker) other() {
 	if byVXLAN {
 		m.plan.Peer = &link.Peer{MAC: mac(m.node.Name), Underlay: to}
 	}
-	for _, cidr := range m.cidrs() {
+	for _, cidr := range cidrs {
 		if byVXLAN {
 			m.tunnelled(cidr)
 			continue

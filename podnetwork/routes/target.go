@@ -41,12 +41,11 @@ func (t *Target) Sync(ctx context.Context, plans map[string]Plan) error {
 	var errs []error
 	for _, r := range have {
 		owner, ok := wanted[r.Where()]
-		switch {
-		case !ok:
+		if !ok {
 			errs = append(errs, t.Net.DelRoute(ctx, r))
-		case slices.Contains(plans[owner].Routes, r):
-			t.routes[owner] = append(t.routes[owner], r)
+			continue
 		}
+		t.routes[owner] = append(t.routes[owner], r) // adopted, or replaced by settleOne
 	}
 	if t.tunnel() == nil {
 		errs = append(errs, t.Net.DelTunnel(ctx, Device))
@@ -66,12 +65,22 @@ func (t *Target) finish(ctx context.Context, keys []string) error {
 	if err := t.Net.SetPeers(ctx, Device, peers, true); err != nil {
 		return err
 	}
-	if len(peers) == 0 {
+	if !t.ruled() {
 		if err := t.Net.SetRules(ctx, nil); err != nil {
 			return err
 		}
 	}
 	return settled
+}
+
+// ruled says whether a route is in the table that the rules are for.
+func (t *Target) ruled() bool {
+	for _, p := range t.want {
+		if p.Peer != nil || slices.ContainsFunc(p.Routes, func(r link.Route) bool { return r.Table == link.Table }) {
+			return true
+		}
+	}
+	return false
 }
 
 // wanted are the places of all routes, and whose they are.
@@ -128,7 +137,7 @@ func (t *Target) shared(ctx context.Context) error {
 		}
 	}
 	// Who is no peer any more stays one until no route goes there.
-	if err := t.Net.SetPeers(ctx, Device, t.peers(), false); err != nil || len(t.peers()) == 0 {
+	if err := t.Net.SetPeers(ctx, Device, t.peers(), false); err != nil || !t.ruled() {
 		return err
 	}
 	return t.Net.SetRules(ctx, rules)
@@ -175,7 +184,7 @@ func (t *Target) settleOne(ctx context.Context, name string, wanted map[link.Whe
 		now = append(now, r)
 	}
 	for _, r := range t.routes[name] {
-		if _, ok := wanted[r.Where()]; ok {
+		if owner, ok := wanted[r.Where()]; ok && !t.leaves(owner, r) {
 			continue // set above, or another node's by now
 		}
 		if err := t.Net.DelRoute(ctx, r); err != nil {
@@ -188,4 +197,12 @@ func (t *Target) settleOne(ctx context.Context, name string, wanted map[link.Whe
 		delete(t.routes, name)
 	}
 	return errors.Join(errs...)
+}
+
+// leaves says whether a route stays in the kernel when the one that is wanted in its place is set: the kernel replaces
+// only routes of the same metric.
+func (t *Target) leaves(owner string, old link.Route) bool {
+	return slices.ContainsFunc(t.want[owner].Routes, func(r link.Route) bool {
+		return r.Where() == old.Where() && r.Metric != old.Metric
+	})
 }
