@@ -144,7 +144,7 @@ func TestAPodCannotSpoof(t *testing.T) {
 			to = far.ips[1]
 			bad.ns.Run("ip", "addr", "change", netip.PrefixFrom(a, a.BitLen()).String(), "dev", "eth0", "nodad")
 		}
-		testnet.Eventually(t, 3*time.Second, func() error { return send(a, to) }) // until the address is not tentative
+		testnet.Eventually(t, 10*time.Second, func() error { return send(a, to) }) // until the address is not tentative
 	}
 	for _, honest := range bad.ips { // what comes last has not overtaken the others
 		to := far.ips[0]

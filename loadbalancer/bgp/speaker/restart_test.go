@@ -2,8 +2,9 @@ package speaker
 
 import (
 	"bufio"
+	"context"
 	"fmt"
-	"os"
+	"net"
 	"os/exec"
 	"strings"
 	"sync"
@@ -12,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"wayleave.dev/internal/lossmeter"
 	"wayleave.dev/internal/testnet"
 	"wayleave.dev/loadbalancer/bgp"
 )
@@ -129,38 +131,38 @@ func (n *node) again(name string, pid int) {
 	})
 }
 
-// ping sends to addresses that the node gets, through the router's routes, until the function that it returns is
-// called,
-// which fails the test if a packet was lost.
-func ping(t *testing.T, router *testnet.NS, n *node, addrs ...string) (lossless func()) {
+// meter sends numbered datagrams to addresses that the node gets, through the router's routes, until the function that
+// it returns is called, which fails the test if one was lost.
+func meter(t *testing.T, router *testnet.NS, n *node, addrs ...string) (lossless func()) {
 	t.Helper()
-	var all []*exec.Cmd
-	var texts []*strings.Builder
+	var probes []lossmeter.Probe
 	for _, a := range addrs {
 		bits := "/32"
 		if family(a) == "-6" {
 			bits = "/128"
 		}
 		n.ns.Addr("lo", a+bits)
-		text := &strings.Builder{}
-		cmd := exec.Command("ping", "-i", "0.05", a)
-		cmd.Stdout = text
-		router.Must(cmd.Start)
-		t.Cleanup(func() { _ = cmd.Process.Kill() })
-		all, texts = append(all, cmd), append(texts, text)
+		target := net.JoinHostPort(a, "7")
+		echo := n.ns.ListenPacket("udp", target)
+		t.Cleanup(func() { _ = echo.Close() })
+		go func() { _ = lossmeter.ServeUDP(echo) }()
+		probes = append(probes, lossmeter.Probe{Kind: "udp", Target: target, Rate: 100})
 	}
+	ctx, cancel := context.WithCancel(t.Context())
+	t.Cleanup(cancel)
+	reports := make(chan lossmeter.Report, 1)
+	go func() {
+		r, err := lossmeter.Run(ctx, router.Dial, probes)
+		if err != nil {
+			t.Error(err)
+		}
+		reports <- r
+	}()
 	return func() {
 		t.Helper()
-		for i, cmd := range all {
-			_ = cmd.Process.Signal(os.Interrupt)
-			_ = cmd.Wait()
-			// The last one may be on its way.
-			var sent, received int
-			_, summary, _ := strings.Cut(texts[i].String(), "statistics ---\n")
-			if k, err := fmt.Sscanf(summary, "%d packets transmitted, %d received", &sent, &received); k != 2 ||
-				sent < 20 || received < sent-1 {
-				t.Errorf("%s: %v: %s", addrs[i], err, summary)
-			}
+		cancel()
+		if r := <-reports; r.Lost() > 0 || r.Sent() < 100 {
+			t.Errorf("lost %d of %d:\n%s", r.Lost(), r.Sent(), r)
 		}
 	}
 }
@@ -213,7 +215,7 @@ func TestRoutersKeepRoutesThroughRestarts(t *testing.T) {
 			n.start(state)
 			routed(t, w.router, 1, "192.0.2.10", "192.0.2.11", "2001:db8::10", "2001:db8::11")
 			m := watchRoutes(t, w.router)
-			lossless := ping(t, w.router, n, "192.0.2.10", "2001:db8::10")
+			lossless := meter(t, w.router, n, "192.0.2.10", "2001:db8::10")
 			pid := n.now().PID
 			if err := unix.Kill(pid, unix.SIGKILL); err != nil {
 				t.Fatal(err)

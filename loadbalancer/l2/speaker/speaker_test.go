@@ -102,7 +102,7 @@ func TestAnotherNodeTakesOver(t *testing.T) {
 			if text := <-n.drained; text != "" {
 				t.Errorf("drain: %s", text)
 			}
-			testnet.Eventually(t, time.Second, func() error {
+			testnet.Eventually(t, 10*time.Second, func() error {
 				if owned := n.now().VIPs; len(owned) != 0 {
 					return fmt.Errorf("after the drain it owns %v", owned)
 				}
