@@ -13,7 +13,7 @@ import (
 
 func importCommand() *cobra.Command {
 	return cli.Group("import", "Turn what another program was told into our objects and settings",
-		importMetalLBCommand(), importKubeProxyCommand(), importCorefileCommand("corefile [-f FILE|-]"))
+		importMetalLBCommand(), importCalicoCommand(), importKubeProxyCommand(), importCorefileCommand("corefile [-f FILE|-]"))
 }
 
 // translation reads in, writes YAML to out and remarks to notes. The error says what was lost.
@@ -36,18 +36,44 @@ func importMetalLBCommand() *cobra.Command {
 	var out cli.Output
 	c := &cobra.Command{
 		Use:   "metallb -f FILE|-",
-		Short: "MetalLB's IPAddressPools and L2Advertisements as AddressPools, on stdout",
+		Short: "MetalLB's pools, advertisements and BGP peers as ours, on stdout",
 		Long: "Reads what `kubectl -n metallb-system get " +
 			"ipaddresspools,l2advertisements,bgppeers,bgpadvertisements,communities,bfdprofiles -o yaml`\n" +
-			"prints, or the ConfigMap of MetalLB before 0.13, and prints AddressPools. What becomes of fields that " +
-			"an AddressPool has not is said on\n" +
-			"stderr, a line each. It fails when something could not be carried over; the AddressPools are printed " +
-			"all the same. The addresses that\n" +
-			"Services have stay: they are in their status.",
+			"prints, or the ConfigMap of MetalLB before 0.13, and prints AddressPools, BGPPeers, BGPAdvertisements and " +
+			"a BGPConfiguration.\n" +
+			"What becomes of fields that these have not is said on stderr, a line each. It fails when something could " +
+			"not be carried over;\n" +
+			"the objects are printed all the same. The addresses that Services have stay: they are in their status.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return translate(cmd, &out, file, func(in io.Reader, o, notes io.Writer) error {
 				return migrate.MetalLB(file, in, o, notes)
+			})
+		},
+	}
+	c.Flags().StringVarP(&file, "filename", "f", "", "the file, - for stdin")
+	require(c, "filename")
+	out.Flag(c)
+	return c
+}
+
+func importCalicoCommand() *cobra.Command {
+	var file string
+	var out cli.Output
+	c := &cobra.Command{
+		Use:   "calico -f FILE|-",
+		Short: "Calico's BGP peers, BGP configuration and pools as ours, on stdout",
+		Long: "Reads what `kubectl get bgppeers.crd.projectcalico.org,bgpconfigurations.crd.projectcalico.org," +
+			"ippools.crd.projectcalico.org -o yaml`\n" +
+			"or `calicoctl get -o yaml` prints, and prints BGPPeers, a BGPConfiguration, a BGPAdvertisement and " +
+			"AddressPools. Settings to make,\n" +
+			"and what becomes of fields that have no equal, are said on stderr, a line each. It fails when something " +
+			"could not be carried over;\n" +
+			"the objects are printed all the same.",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return translate(cmd, &out, file, func(in io.Reader, o, notes io.Writer) error {
+				return migrate.Calico(file, in, o, notes)
 			})
 		},
 	}
