@@ -112,8 +112,8 @@ func (p *planner) peer(peer *model.BGPPeer) {
 	if peer.Password != (model.SecretKey{}) {
 		password, ok := p.snap.Password(peer.Password)
 		if !ok || password == "" {
-			p.problem("BGPPeer", peer.Name, "spec.password", fmt.Sprintf("the Secret %s/%s has no key %s; there is no "+
-				"session without it", model.PeersNamespace, peer.Password.Name, peer.Password.Key))
+			p.problem("BGPPeer", peer.Name, "spec.passwordSecret", fmt.Sprintf("the Secret %s/%s has no key %s; there "+
+				"is no session without it", model.PeersNamespace, peer.Password.Name, peer.Password.Key))
 			return
 		}
 		s.Password = password
@@ -124,7 +124,7 @@ func (p *planner) peer(peer *model.BGPPeer) {
 	p.timers(&s, peer)
 	p.hops(&s)
 	if !s.V4 && !s.V6 {
-		p.problem("BGPPeer", peer.Name, "spec.addressFamilies", fmt.Sprintf("node %s has no IPv6 address, which is "+
+		p.problem("BGPPeer", peer.Name, "spec.families", fmt.Sprintf("node %s has no IPv6 address, which is "+
 			"the next hop of IPv6 routes in a session over IPv4; it has no session", p.Node))
 		return
 	}
