@@ -15,8 +15,8 @@ import (
 // maxInput bounds a file that is read whole, in bytes.
 const maxInput = 1 << 20
 
-// MetalLB writes AddressPools and objects of BGP from MetalLB's objects. The error says also that something was not carried over; what was
-// has been written all the same.
+// MetalLB writes AddressPools and objects of BGP from MetalLB's objects. The error says also that something was not
+// carried over; what was has been written all the same.
 func MetalLB(file string, in io.Reader, out, notes io.Writer) error {
 	return objects(manifest.MetalLB, file, in, out, notes)
 }

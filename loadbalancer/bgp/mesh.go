@@ -93,6 +93,7 @@ func (p *planner) nodeSession(n *model.Node) (s Session, ok bool) {
 	}
 	s.V4, s.V6 = true, true
 	p.hops(&s)
+	s.ClusterID = p.cfg.Mesh.ClusterID
 	s.ReflectorClient = p.cfg.Reflects(p.me) && !p.cfg.Reflects(n) && s.ASN == p.out.ASN
 	return s, s.Check() == nil
 }

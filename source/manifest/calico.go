@@ -6,7 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/netip"
+	"net"
 	"slices"
 	"strconv"
 	"strings"
@@ -276,8 +276,12 @@ func (c *calico) peer(in *calicoPeer, conf *api.BGPConfigurationSpec) (object, b
 		LocalASN: c.asn(kind, name, "spec.localASNumber", s.LocalASNumber), TTLSecurity: s.TTLSecurity,
 		PasswordSecret: c.secret(kind, name, "spec.password", s.Password),
 		BGPTimers:      api.BGPTimers{KeepaliveTime: s.KeepaliveTime}}
-	if at, err := netip.ParseAddrPort(s.PeerIP); err == nil {
-		out.Address, out.Port = at.Addr().String(), int32(at.Port())
+	if host, port, err := net.SplitHostPort(s.PeerIP); err == nil {
+		n, err := strconv.ParseUint(port, 10, 16)
+		if err != nil {
+			c.lost(kind, name, "spec.peerIP", "the port is not carried over: %q is none", port)
+		}
+		out.Address, out.Port = host, int32(n)
 	}
 	if s.TTLSecurity == 0 {
 		out.EBGPMultiHop = maxTTL // Calico's sessions are multihop

@@ -2,7 +2,6 @@ package manifest
 
 import (
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 
@@ -11,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 
 	"wayleave.dev/api"
+	"wayleave.dev/internal/apiaddr"
 	"wayleave.dev/model"
 	"wayleave.dev/source"
 )
@@ -153,7 +153,7 @@ func (m *metallb) peer(p *metallbPeer, asn int64) api.BGPPeerSpec {
 		out.GracefulRestart = &api.GracefulRestart{Enabled: &off}
 	}
 	// MetalLB exchanges the routes of one family in a session with an address, unless asked for both.
-	if a, err := netip.ParseAddr(s.PeerAddress); err == nil && !s.DualStackAddressFamily {
+	if a, err := apiaddr.ParseAddr(s.PeerAddress); err == nil && !s.DualStackAddressFamily {
 		out.Families = []string{string(corev1.IPv4Protocol)}
 		if a.Is6() {
 			out.Families[0] = string(corev1.IPv6Protocol)

@@ -8,8 +8,8 @@ import (
 // Each field of MetalLB's kinds of BGP, as its API reference lists them, is in the output, or named: none is lost in
 // silence.
 func TestNoFieldOfMetalLBsBGPIsLostInSilence(t *testing.T) {
-	const pool = "{apiVersion: metallb.io/v1beta1, kind: IPAddressPool, metadata: {name: lan, labels: {where: here}}, " +
-		"spec: {addresses: [192.0.2.0/24]}}\n---\n"
+	const pool = "{apiVersion: metallb.io/v1beta1, kind: IPAddressPool, metadata: {name: lan, labels: {where: " +
+		"here}}, spec: {addresses: [192.0.2.0/24]}}\n---\n"
 	peer := func(spec string) string {
 		return pool + "{apiVersion: metallb.io/v1beta2, kind: BGPPeer, metadata: {name: x}, spec: {myASN: 64500, " +
 			spec +
