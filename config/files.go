@@ -243,6 +243,9 @@ func (r *reader) config() (Config, error) {
 	if c.Routing == "bgp" && !c.BGP.Enabled && len(r.errs) == 0 {
 		r.errs = append(r.errs, errors.New(`settings: routing: found "bgp"; that needs bgp.enabled: true`))
 	}
+	if err := c.checkEncryption(); err != nil && len(r.errs) == 0 {
+		r.errs = append(r.errs, err)
+	}
 	slices.SortFunc(r.errs, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
 	return c, errors.Join(r.errs...)
 }
