@@ -56,6 +56,7 @@ func Plan(snap model.Snapshot, in Input) (out State, ok bool, problems []model.P
 		p.mesh()
 	}
 	p.paths()
+	p.bound()
 	return p.out, true, p.problems
 }
 

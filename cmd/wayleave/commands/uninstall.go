@@ -20,7 +20,7 @@ func uninstallCommand() *cobra.Command {
 		Use:   "uninstall",
 		Short: "Take every rule, route, link, address, sysctl and file of ours off this node",
 		Long: "Run it on the node as root, after the DaemonSet is deleted:\n" +
-			"the program is in the image, and copied out by `ctr images mount` (docs/operations.md).\n" +
+			"the program is in the image; docs/operations.md says how to copy it to the node.\n" +
 			"It ends by looking whether anything is left; --verify only looks.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
