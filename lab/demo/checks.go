@@ -28,6 +28,12 @@ func chapters() []chapter {
 				run: checked, within: time.Minute},
 			{name: "support-bundle", say: "`wayleave support-bundle` is complete, and has the state of each node",
 				run: bundled, within: 2 * time.Minute},
+			{name: "connectivity", say: "`wayleave test connectivity` finds no fault, and leaves nothing",
+				run: connected, within: 3 * time.Minute},
+			{name: "connectivity-broken", say: "it names what a policy and an interrupt break, and leaves nothing",
+				run: disconnected, within: 4 * time.Minute, long: true},
+			{name: "uninstall-cluster", say: "`wayleave uninstall --cluster` leaves nothing on nodes and in the API but what it names",
+				run: uninstalled, within: 5 * time.Minute, apart: true},
 		}},
 		{"A Service", []check{
 			{name: "create", say: "kubectl create deployment, kubectl expose", run: createBackend,
