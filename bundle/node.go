@@ -25,13 +25,6 @@ const maxFile = 1 << 20
 // maxRuleset bounds the rules and elements of a node: those of about 10,000 Services.
 const maxRuleset = 4<<20 - 4<<10
 
-// Text is a part of the state of a node.
-type Text struct {
-	Text string `json:"text"`
-	// Error says why the text is missing or incomplete. What this kernel does not have is no error.
-	Error string `json:"error,omitempty"`
-}
-
 // NodeState is the state of the kernel's network and the metrics of the node, as texts by name. It is for the agent's
 // container, which is in the node's network namespace.
 func NodeState(ctx context.Context) map[string]Text {

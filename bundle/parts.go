@@ -63,6 +63,13 @@ func logParts(from Cluster, p fleet.Pod, folder string) (out []Part) {
 	return out
 }
 
+// Text is a part of the state of a node.
+type Text struct {
+	Text string `json:"text"`
+	// Error says why the text is missing or incomplete. What this kernel does not have is no error.
+	Error string `json:"error,omitempty"`
+}
+
 // procNet are files of /proc/net.
 func procNet() []string {
 	return []string{"route", "ipv6_route", "arp", "dev", "snmp", "snmp6", "netstat", "softnet_stat", "sockstat",

@@ -199,7 +199,9 @@ func schemaOf(list []chartValue) ([]byte, error) {
 	}
 	raw, err := json.MarshalIndent(map[string]any{"$schema": "http://json-schema.org/draft-07/schema#",
 		"type":                 "object",
-		"additionalProperties": false, "properties": properties}, "", "  ")
+		"additionalProperties": false, "properties": properties,
+		// A value that is null is none.
+		"required": []string{"image", "resources", "podMonitor", "serviceMonitor", "settings"}}, "", "  ")
 	if err != nil {
 		return nil, fmt.Errorf("deploy: schema of the chart: %w", err)
 	}

@@ -113,6 +113,7 @@ func render(t *testing.T, c *chart.Chart, namespace string, values map[string]an
 				continue
 			}
 			o := &unstructured.Unstructured{}
+			d += "\n" // of the separator
 			if err := yaml.UnmarshalStrict([]byte(d), &o.Object); err != nil {
 				return nil, fmt.Errorf("%s: %w: %s", name, err, d)
 			}
@@ -154,7 +155,7 @@ func good() map[string]string {
 		"imagePullSecrets": "imagePullSecrets: [{name: registry}]",
 		"nodeSelector":     "nodeSelector: {kubernetes.io/os: linux}",
 		"affinity": "affinity: {nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: " +
-			"[{matchExpressions: [{key: a, operator: Exists}]}, {matchFields: [{key: metadata.name, operator: In, values: [n]}]}]}, " +
+			"[{matchExpressions: [{key: a, operator: Exists}]}, {matchFields: [{key: metadata.name, operator: In, values: [node1]}]}]}, " +
 			"preferredDuringSchedulingIgnoredDuringExecution: [{weight: 1, preference: {matchExpressions: [{key: b, operator: Exists}]}}]}}",
 		"writerAffinity": "writerAffinity: {podAntiAffinity: {requiredDuringSchedulingIgnoredDuringExecution: " +
 			"[{topologyKey: kubernetes.io/hostname, labelSelector: {matchLabels: {app.kubernetes.io/name: wayleave-writer}}}]}}",
@@ -209,7 +210,7 @@ func TestHelmRendersTheManifest(t *testing.T) {
 	want := map[string]map[string]any{}
 	for _, d := range strings.Split(string(raw), "\n---\n") {
 		o := &unstructured.Unstructured{}
-		if err := yaml.UnmarshalStrict([]byte(d), &o.Object); err != nil {
+		if err := yaml.UnmarshalStrict([]byte(d+"\n"), &o.Object); err != nil {
 			t.Fatal(err)
 		}
 		want[id(o)] = o.Object
@@ -226,14 +227,27 @@ func TestHelmRendersTheManifest(t *testing.T) {
 			continue // of another version
 		}
 		if !reflect.DeepEqual(o.Object, want[id(o)]) {
-			a, _ := yaml.Marshal(o.Object)
-			b, _ := yaml.Marshal(want[id(o)])
-			t.Errorf("%s is\n%s\nwant\n%s", id(o), a, b)
+			t.Errorf("%s differs: %s", id(o), firstDifference("", o.Object, want[id(o)]))
 		}
 	}
 	if len(got) != len(want) {
 		t.Errorf("%d objects, want %d", len(got), len(want))
 	}
+}
+
+// firstDifference names a field that differs.
+func firstDifference(at string, a, b any) string {
+	x, isMap := a.(map[string]any)
+	y, alsoMap := b.(map[string]any)
+	if !isMap || !alsoMap {
+		return fmt.Sprintf("%s is %#v, want %#v", at, a, b)
+	}
+	for key := range maps.All(x) {
+		if !reflect.DeepEqual(x[key], y[key]) {
+			return firstDifference(at+"."+key, x[key], y[key])
+		}
+	}
+	return fmt.Sprintf("%s has %d fields, want %d", at, len(x), len(y))
 }
 
 func id(o *unstructured.Unstructured) string {

@@ -31,8 +31,8 @@ func noTests(ctx context.Context, t *Tour) error {
 	return err
 }
 
-// denyAll isolates all pods of a namespace.
-const denyAll = `apiVersion: networking.k8s.io/v1
+// isolateAll isolates all pods of a namespace.
+const isolateAll = `apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: from-outside, namespace: %s}
 spec: {podSelector: {}, policyTypes: [Ingress]}
@@ -54,7 +54,7 @@ func disconnected(ctx context.Context, t *Tour) error {
 		if err != nil {
 			return err
 		}
-		return t.apply(ctx, fmt.Sprintf(denyAll, name))
+		return t.apply(ctx, fmt.Sprintf(isolateAll, name))
 	})
 	got := <-done
 	var status *exec.ExitError
