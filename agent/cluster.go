@@ -36,12 +36,7 @@ func newCluster(o Options) (*Cluster, error) {
 	if c.Name == "" {
 		return nil, errors.New("POD_NAME is not set; the manifest sets it to metadata.name")
 	}
-	c.Problems.PoolUID = func(name string) string {
-		if p, ok := c.Store.Snapshot().AddressPool(name); ok {
-			return p.UID
-		}
-		return ""
-	}
+	c.Problems.UID = func(kind, name string) string { return ownUID(c.Store.Snapshot(), kind, name) }
 	// The node's file system is not mounted here: the address is that of the setting
 	// apiServer or of the environment.
 	if c.Client, err = kubesource.NewClient(c.Config.APIServer, kubesource.Host{}); err != nil {
@@ -49,6 +44,31 @@ func newCluster(o Options) (*Cluster, error) {
 	}
 	c.Reports.Client, c.Reports.Namespace = c.Client.Interface, writeback.PeersNamespace
 	return c, nil
+}
+
+// ownUID is the UID of an object of a kind of ours, empty for none.
+func ownUID(snap model.Snapshot, kind, name string) string {
+	switch kind {
+	case model.AddressPoolKind.String():
+		if p, ok := snap.AddressPool(name); ok {
+			return p.UID
+		}
+	case model.BGPPeerKind.String():
+		if p, ok := snap.BGPPeer(name); ok {
+			return p.UID
+		}
+	case model.BGPConfigurationKind.String():
+		for c := range snap.BGPConfigurations() {
+			if c.Name == name {
+				return c.UID
+			}
+		}
+	case model.BGPAdvertisementKind.String():
+		if a, ok := snap.BGPAdvertisement(name); ok {
+			return a.UID
+		}
+	}
+	return ""
 }
 
 // NewCluster makes a Cluster whose Reports have no client.

@@ -127,9 +127,10 @@ func (c *Core) source(node string, kinds Kinds) *kubesource.Source {
 				c.Problems.Set("source", kind+" "+n.String(), problems)
 			}
 		}}
-	if all&model.AddressPoolKind != 0 {
+	if all&(model.AddressPoolKind|model.BGPPeerKind) != 0 {
 		s.Dynamic = c.Client.Dynamic
 	}
+	s.BGP, s.PeerSecrets = all&model.BGPPeerKind != 0, all&model.PeerSecretKind != 0
 	return s
 }
 

@@ -48,6 +48,13 @@ type AddressPoolSpec struct {
 	ServiceSelector   *metav1.LabelSelector `json:"serviceSelector,omitempty"`
 	NamespaceSelector *metav1.LabelSelector `json:"namespaceSelector,omitempty"`
 	L2                L2                    `json:"l2,omitempty"`
+	BGP               BGP                   `json:"bgp,omitempty"`
+}
+
+// BGP configures the announcement to routers.
+type BGP struct {
+	// Enabled announces the addresses as BGPAdvertisements say; unset is false.
+	Enabled bool `json:"enabled,omitempty"`
 }
 
 // L2 configures the announcement on the local network.

@@ -267,6 +267,22 @@ func TestWithoutIngressNobodyReadsSecrets(t *testing.T) {
 	}
 }
 
+// The passwords of BGP sessions are readable by agents in one namespace, and only while BGP is enabled.
+func TestOnlyWithBGPAgentsReadPasswords(t *testing.T) {
+	for settings, want := range map[string]bool{"": false, "bgp: {enabled: false}": false,
+		"bgp: {enabled: true}": true} {
+		m := renderChart(t, map[string]any{"settings": settings + "\ningress: {enabled: false}\n"})
+		for _, a := range accounts {
+			for _, ns := range rightsNamespaces {
+				got := slices.Contains(rights(t, m, a, ns), "secrets [] list watch")
+				if may := want && a.Name == "wayleave" && ns == "wayleave-peers"; got != may {
+					t.Errorf("%q: %s may read Secrets in %s: %t", settings, a.Name, ns, got)
+				}
+			}
+		}
+	}
+}
+
 // The promises of the writer's Deployment that a later edit could break unseen.
 func TestTheWriterKeepsItsContract(t *testing.T) {
 	d := doc[appsv1.Deployment](t, "Deployment")

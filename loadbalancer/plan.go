@@ -22,10 +22,17 @@ func (v VIP) equal(o VIP) bool {
 }
 
 // Announcement lists the addresses of one Service to announce, sorted.
-type Announcement struct{ VIPs []VIP }
+type Announcement struct {
+	VIPs []VIP
+	// Unclassed is true for a Service without a loadBalancerClass: the cluster's choice of a load balancer decides
+	// whether Wayleave answers for it.
+	Unclassed bool
+}
 
 // Equal compares two.
-func Equal(a, b Announcement) bool { return slices.EqualFunc(a.VIPs, b.VIPs, VIP.equal) }
+func Equal(a, b Announcement) bool {
+	return a.Unclassed == b.Unclassed && slices.EqualFunc(a.VIPs, b.VIPs, VIP.equal)
+}
 
 // Kinds are the kinds that Plan reads, for a reconcile.Loop.
 const Kinds = model.ServiceKind | model.EndpointSliceKind | model.NodeKind | model.AddressPoolKind
@@ -55,7 +62,7 @@ func Plan(byDefault bool) func(model.Snapshot, model.Name) (Announcement, bool, 
 		if !ok || !owner.Ours(svc) || len(svc.LoadBalancerIPs) == 0 {
 			return Announcement{}, false, nil
 		}
-		var out Announcement
+		out := Announcement{Unclassed: svc.LoadBalancer.Class == ""}
 		var problems []model.Problem
 		for _, addr := range svc.LoadBalancerIPs {
 			p := poolOf(snap, addr)

@@ -175,7 +175,7 @@ func TestKeys(t *testing.T) {
 // One node answers for an address that Services share, and it must be one for all of them.
 func TestSharedAddressesHaveOneOwner(t *testing.T) {
 	vip := func(a string, nodes ...string) Announcement {
-		return Announcement{[]VIP{{Addr: addr(a), Eligible: nodes}}}
+		return Announcement{VIPs: []VIP{{Addr: addr(a), Eligible: nodes}}}
 	}
 	name := func(s string) model.Name { return model.Name{Name: s} }
 	got := Combine(map[model.Name]Announcement{

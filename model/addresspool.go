@@ -2,6 +2,7 @@ package model
 
 import (
 	"iter"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -10,6 +11,8 @@ import (
 // AddressPool is what Wayleave uses of an AddressPool.
 type AddressPool struct {
 	Name string
+	// Labels are what a BGPAdvertisement selects by.
+	Labels map[string]string
 	// UID is for Events, Created says which of two that overlap was first.
 	UID     string
 	Created time.Time
@@ -21,6 +24,8 @@ type AddressPool struct {
 	// Services and Namespaces say whose Services may have an address.
 	Services, Namespaces Selector
 	L2                   L2
+	// BGP has the addresses announced by BGP, as BGPAdvertisements say.
+	BGP bool
 	// Invalid is what is wrong with it, for its condition; empty when nothing is.
 	Invalid string
 }
@@ -42,7 +47,8 @@ func (p *AddressPool) Contains(a netip.Addr) bool {
 func (p *AddressPool) Equal(o *AddressPool) bool {
 	return p.Name == o.Name && p.UID == o.UID && p.Created.Equal(o.Created) && slices.Equal(p.Ranges, o.Ranges) &&
 		p.AutoAssign == o.AutoAssign && p.AvoidBuggy == o.AvoidBuggy &&
-		p.Services.Equal(o.Services) && p.Namespaces.Equal(o.Namespaces) && p.Invalid == o.Invalid &&
+		p.Services.Equal(o.Services) && p.Namespaces.Equal(o.Namespaces) && p.Invalid == o.Invalid && p.BGP == o.BGP &&
+		maps.Equal(p.Labels, o.Labels) &&
 		p.L2.Enabled == o.L2.Enabled && slices.Equal(p.L2.Interfaces, o.L2.Interfaces) && p.L2.Nodes.Equal(o.L2.Nodes)
 }
 

@@ -10,7 +10,7 @@ import (
 )
 
 // Kind is one of the tables, and a bit in a set of them.
-type Kind uint16
+type Kind uint32
 
 // The kinds of objects that the store holds. To watch ServiceKind is to watch EndpointSlices, too: both change the
 // same Service.
@@ -26,12 +26,18 @@ const (
 	IngressClassKind
 	SecretKind
 	ServiceCIDRKind
+	BGPPeerKind
+	BGPConfigurationKind
+	BGPAdvertisementKind
+	// PeerSecretKind is Secrets of the namespace wayleave-peers, BGPRouteKind what this node has learned from peers.
+	PeerSecretKind
+	BGPRouteKind
 )
 
 // kinds are the descriptors of all kinds. A kind is added by its constant, a file with its type and descriptor, and a
 // line here.
 var kinds = []described{services, endpointSlices, pods, nodes, namespaces, addressPools, networkPolicies, ingresses,
-	ingressClasses, secrets, serviceCIDRs}
+	ingressClasses, secrets, serviceCIDRs, bgpPeers, bgpConfigurations, bgpAdvertisements, peerSecrets, bgpRoutes}
 
 // AllKinds is the set of all kinds.
 func AllKinds() (all Kind) {
@@ -48,14 +54,14 @@ func (k Kind) String() string {
 			return d.String()
 		}
 	}
-	return fmt.Sprintf("kinds(%#x)", uint16(k))
+	return fmt.Sprintf("kinds(%#x)", uint32(k))
 }
 
 // place is the kind's place among a Store's tables.
-func (k Kind) place() int { return bits.TrailingZeros16(uint16(k)) }
+func (k Kind) place() int { return bits.TrailingZeros32(uint32(k)) }
 
 // maxKinds is how many a Kind has bits for.
-const maxKinds = 16
+const maxKinds = 32
 
 // descriptor is all that the store must know of a kind with objects of type O.
 type descriptor[O any] struct {

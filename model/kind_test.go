@@ -17,7 +17,7 @@ type widget struct {
 	of    Name
 }
 
-const widgetKind Kind = 1 << 14
+const widgetKind Kind = 1 << 30
 
 // A kind is added by one descriptor: its objects are stored, found by name, namespace and index, counted, listed,
 // watched and deleted, in one transaction with all others.
@@ -114,11 +114,11 @@ func TestKindsAreDistinct(t *testing.T) {
 	seen, names := Kind(0), map[string]bool{}
 	for _, d := range kinds {
 		if d.bit() == 0 || d.bit()&(d.bit()-1) != 0 || seen&d.bit() != 0 {
-			t.Errorf("%s: bit %#x", d, uint16(d.bit()))
+			t.Errorf("%s: bit %#x", d, uint32(d.bit()))
 		}
 		seen |= d.bit()
 		if s := d.bit().String(); names[s] || strings.Contains(s, "#") {
-			t.Errorf("%#x is called %s", uint16(d.bit()), s)
+			t.Errorf("%#x is called %s", uint32(d.bit()), s)
 		} else {
 			names[s] = true
 		}

@@ -21,6 +21,15 @@ type Node struct {
 	// (node.kubernetes.io/exclude-from-external-load-balancers).
 	Excluded bool
 	Labels   map[string]string
+	BGP      NodeBGP
+}
+
+// NodeBGP is what annotations of a node say about its sessions.
+type NodeBGP struct {
+	// ASN is the node's, 0 for that of the BGPConfiguration.
+	ASN uint32
+	// RouterID is its BGP identifier, an IPv4 address; the zero Addr is one that is derived from the node.
+	RouterID netip.Addr
 }
 
 // Primary is the node's first internal address of the family asked for, or the

@@ -163,7 +163,7 @@ func tunnelPass(snap model.Snapshot, local routes.NodeLinks, me *model.Node) fir
 	p := firewall.Pass{Owner: firewallOwner, Hook: firewall.Input}
 	p.Rules = []firewall.Accepted{{Proto: unix.IPPROTO_UDP, Dport: local.VXLANPort()}}
 	for other := range snap.Nodes() {
-		if other.Name != me.Name && local.ByVXLAN(other) {
+		if other.Name != me.Name && local.MayTunnel(other) {
 			from := routes.Underlay(me)
 			p.Samples = []firewall.Packet{{In: local.Uplink.Name, Is6: from.Is6(), Proto: unix.IPPROTO_UDP,
 				Dport: local.VXLANPort(), Dst: from, Untracked: true}}

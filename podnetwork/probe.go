@@ -171,7 +171,7 @@ func (n *Network) probeOne(ctx context.Context, local routes.NodeLinks, me, peer
 	if known && n.PathMTU != nil {
 		n.PathMTU(peer.Name, size)
 	}
-	if known && local.ByVXLAN(peer) && !local.Spoiled {
+	if known && local.ByVXLAN(n.Store.Snapshot(), peer) && !local.Spoiled {
 		if spoiled, err = k.Spoiled(ctx, from, to, routes.Device); err != nil {
 			n.Log.Debug("probe", "node", peer.Name, "err", err)
 			spoiled = false
@@ -183,7 +183,7 @@ func (n *Network) probeOne(ctx context.Context, local routes.NodeLinks, me, peer
 // probeTunnel says whether packets reach a node by the tunnel. That is known only of nodes that answer outside of it.
 func (n *Network) probeTunnel(ctx context.Context, local routes.NodeLinks, me, peer *model.Node,
 	answers bool) (carries, told bool) {
-	if !answers || !local.ByVXLAN(peer) {
+	if !answers || !local.ByVXLAN(n.Store.Snapshot(), peer) {
 		return false, false
 	}
 	from, to := routes.Underlay(me), routes.Underlay(peer)

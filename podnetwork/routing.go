@@ -190,7 +190,7 @@ func (n *Network) routeWith(ctx context.Context, local routes.NodeLinks, changed
 		return routes.Make(s, name, local)
 	}
 	loop := &reconcile.Loop[string, routes.Plan]{
-		Name: "routes", Store: n.Store, Kinds: model.NodeKind, Equal: routes.Equal,
+		Name: "routes", Store: n.Store, Kinds: n.Routing.Kinds(), Equal: routes.Equal,
 		Planner: reconcile.PlannerOf(routes.Keys(n.Node), plan),
 		Target:  &routes.Target{Net: n.Kernel, Loosen: n.loosen, Spoiled: local.Spoiled, Tunneled: n.tunneled},
 		Foreign: foreign, Health: n.Routes, Log: n.Log,

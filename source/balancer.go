@@ -32,7 +32,7 @@ var (
 // KeepsAnnotation reports whether a conversion reads the annotation. A source may drop others.
 func KeepsAnnotation(key string) bool {
 	return slices.Contains(ipsAnnotations, key) || slices.Contains(poolAnnotations, key) ||
-		slices.Contains(sharingAnnotations, key) ||
+		slices.Contains(sharingAnnotations, key) || key == api.ASNAnnotation || key == api.RouterIDAnnotation ||
 		key == PreviousSpec || key == classAnnotation || key == defaultClassAnnotation || isIngressOption(key)
 }
 
@@ -177,12 +177,13 @@ func selectorText(sel map[string]string) string {
 func AddressPool(in *api.AddressPool) (*model.AddressPool, []model.Problem) {
 	c := newChecker(api.AddressPoolKind, &in.ObjectMeta)
 	out := &model.AddressPool{
-		Name: in.Name, UID: string(in.UID), Created: in.CreationTimestamp.Time,
+		Name: in.Name, UID: string(in.UID), Created: in.CreationTimestamp.Time, Labels: internLabels(in.Labels),
 		AutoAssign: deref(in.Spec.AutoAssign, true), AvoidBuggy: in.Spec.AvoidBuggyAddresses,
 		Services:   c.selector("spec.serviceSelector", in.Spec.ServiceSelector),
 		Namespaces: c.selector("spec.namespaceSelector", in.Spec.NamespaceSelector),
 		L2: model.L2{Enabled: deref(in.Spec.L2.Enabled, true), Nodes: c.selector("spec.l2.nodeSelector",
 			in.Spec.L2.NodeSelector)},
+		BGP: in.Spec.BGP.Enabled,
 	}
 	for i, s := range in.Spec.Addresses {
 		if r, ok := c.addresses(fmt.Sprintf("spec.addresses[%d]", i), s); ok {
@@ -204,9 +205,7 @@ func AddressPool(in *api.AddressPool) (*model.AddressPool, []model.Problem) {
 	if len(in.Spec.L2.Interfaces) > 0 && len(out.L2.Interfaces) == 0 {
 		out.L2.Enabled = false // none was valid, which must not mean all
 	}
-	if len(c.problems) > 0 {
-		out.Invalid = c.problems[0].Field + ": " + c.problems[0].Reason
-	}
+	out.Invalid = c.invalid()
 	return out, c.problems
 }
 

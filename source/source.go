@@ -370,7 +370,7 @@ const toBeDeleted = "ToBeDeletedByClusterAutoscaler"
 func Node(in *corev1.Node) (*model.Node, []model.Problem) {
 	c := newChecker("Node", &in.ObjectMeta)
 	out := &model.Node{Name: intern(in.Name), Zone: intern(in.Labels[corev1.LabelTopologyZone]),
-		Labels: internLabels(in.Labels)}
+		Labels: internLabels(in.Labels), BGP: c.nodeBGP(in)}
 	_, out.Excluded = in.Labels[corev1.LabelNodeExcludeBalancers]
 	for i, a := range in.Status.Addresses {
 		if a.Type != corev1.NodeInternalIP && a.Type != corev1.NodeExternalIP {

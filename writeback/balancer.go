@@ -108,12 +108,17 @@ func (b *Balancer) Run(ctx context.Context) error {
 
 // retry repeats fn with growing pauses until it succeeds or ctx ends.
 func (b *Balancer) retry(ctx context.Context, fn func() error) error {
+	return retry(ctx, fn, b.SetCondition)
+}
+
+// retry repeats fn with growing pauses until it succeeds or ctx ends. report gets each result.
+func retry(ctx context.Context, fn func() error, report func(error)) error {
 	for wait := 500 * time.Millisecond; ; wait = min(2*wait, 10*time.Second) {
 		err := fn()
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		b.SetCondition(err)
+		report(err)
 		if err == nil {
 			return nil
 		}

@@ -3,6 +3,7 @@ package writeback
 import (
 	"context"
 	"fmt"
+	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -112,4 +113,33 @@ func otherBalancer(ctx context.Context, client kubernetes.Interface) (model.Name
 		}
 	}
 	return model.Name{}, nil
+}
+
+// FollowBalancerChoice calls set with whether Wayleave serves Services without a class: once the choice is known, and
+// after each change of it. A cluster without a recorded choice is one of an earlier version, which serves them. A
+// choice that is no longer recorded stays in force. It returns ctx's error when ctx ends.
+func FollowBalancerChoice(ctx context.Context, client kubernetes.Interface, set func(own bool)) error {
+	w := watchLeases(ctx, client, PeersNamespace, oneLease(askLease))
+	known, last := false, ""
+	for {
+		var unsynced <-chan time.Time
+		if !w.synced() {
+			unsynced = time.After(100 * time.Millisecond)
+		} else {
+			now := last
+			if l := w.lease(askLease); l != nil && l.Annotations[defaultBalancer] != "" {
+				now = l.Annotations[defaultBalancer]
+			}
+			if !known || now != last {
+				known, last = true, now
+				set(now != chosenOther)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-w.changed:
+		case <-unsynced:
+		}
+	}
 }

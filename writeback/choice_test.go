@@ -1,10 +1,13 @@
 package writeback
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -117,5 +120,73 @@ func TestAnUnknownLoadBalancerIsNoNone(t *testing.T) {
 		if own, _, err := b.Decide(t.Context()); own || err == nil {
 			t.Errorf("%s of %s fails: %v, %v", verb, resource, own, err)
 		}
+	}
+}
+
+// Agents follow the recorded choice. Without one they answer, as earlier versions do, and a Lease that goes changes
+// nothing.
+func TestAgentsFollowTheChoice(t *testing.T) {
+	for _, tc := range []struct {
+		name, at string
+		lease    bool
+		want     bool
+	}{{"no Lease", "", false, true}, {"no choice", "", true, true}, {"Wayleave", chosenOwn, true, true},
+		{"another", chosenOther, true, false}} {
+		t.Run(tc.name, func(t *testing.T) {
+			lease := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: PeersNamespace, Name: askLease,
+				Annotations: map[string]string{defaultBalancer: tc.at}}}
+			c := fake.NewClientset()
+			if tc.lease {
+				c = fake.NewClientset(lease.DeepCopy())
+			}
+			leases := c.CoordinationV1().Leases(PeersNamespace)
+			got := make(chan bool, 8)
+			ctx, stop := context.WithCancel(t.Context())
+			done := make(chan error, 1)
+			go func() { done <- FollowBalancerChoice(ctx, c, func(own bool) { got <- own }) }()
+			next := func(want bool) {
+				t.Helper()
+				select {
+				case own := <-got:
+					if own != want {
+						t.Errorf("own is %t", own)
+					}
+				case <-time.After(20 * time.Second):
+					t.Fatalf("not told that own is %t", want)
+				}
+			}
+			next(tc.want)
+			write := func(value string) {
+				t.Helper()
+				l := lease.DeepCopy()
+				l.Annotations[defaultBalancer] = value
+				if _, err := leases.Update(ctx, l, metav1.UpdateOptions{}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if !tc.lease {
+				if _, err := leases.Create(ctx, lease.DeepCopy(), metav1.CreateOptions{}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if !tc.want {
+				write(chosenOwn)
+				next(true)
+			}
+			write(chosenOther)
+			next(false)
+			if err := leases.Delete(ctx, askLease, metav1.DeleteOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			select {
+			case own := <-got:
+				t.Errorf("without the Lease: own is %t", own)
+			case <-time.After(300 * time.Millisecond):
+			}
+			stop()
+			if err := <-done; !errors.Is(err, context.Canceled) {
+				t.Error(err)
+			}
+		})
 	}
 }

@@ -25,8 +25,8 @@ import (
 // Problems keeps the present problems of objects, by the component that found them, and writes Events about them.
 // Safe for concurrent use.
 type Problems struct {
-	// PoolUID returns the UID of an AddressPool, for Events about it; nil if there are none.
-	PoolUID func(name string) string
+	// UID returns the UID of an object of a kind of ours, for Events about it; nil if there are none.
+	UID func(kind, name string) string
 
 	mu    sync.Mutex
 	by    map[string][]model.Problem // finder + object → problems
@@ -369,10 +369,10 @@ func (p *Problems) reference(ctx context.Context, client kubernetes.Interface, q
 	case "IngressClass":
 		ref.APIVersion = "networking.k8s.io/v1"
 		uid, err = uidOf(client.NetworkingV1().IngressClasses().Get(ctx, ref.Name, get))
-	case api.AddressPoolKind:
+	case api.AddressPoolKind, api.BGPPeerKind, api.BGPConfigurationKind, api.BGPAdvertisementKind:
 		ref.APIVersion = api.GroupVersion
-		if p.PoolUID != nil {
-			uid = types.UID(p.PoolUID(ref.Name))
+		if p.UID != nil {
+			uid = types.UID(p.UID(q.Kind, ref.Name))
 		}
 	case "Node":
 		uid = types.UID(ref.Name) // as the kubelet does

@@ -31,15 +31,20 @@ func poolResource() schema.GroupVersionResource {
 
 // EnsureAddressPoolCRD creates the kind AddressPool in the API server, or updates it to this version.
 func EnsureAddressPoolCRD(ctx context.Context, client dynamic.Interface) error {
+	return ensureCRD(ctx, client, api.AddressPoolKind, api.AddressPoolCRD)
+}
+
+// ensureCRD creates a kind in the API server, or updates it to this version.
+func ensureCRD(ctx context.Context, client dynamic.Interface, kind string, definition []byte) error {
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
-	raw, err := yaml.YAMLToJSON(api.AddressPoolCRD)
+	raw, err := yaml.YAMLToJSON(definition)
 	if err != nil {
-		return fmt.Errorf("definition of AddressPool: %w", err)
+		return fmt.Errorf("definition of %s: %w", kind, err)
 	}
 	crd := &unstructured.Unstructured{}
 	if err := crd.UnmarshalJSON(raw); err != nil {
-		return fmt.Errorf("definition of AddressPool: %w", err)
+		return fmt.Errorf("definition of %s: %w", kind, err)
 	}
 	sum := sha256.Sum256(raw)
 	digest := hex.EncodeToString(sum[:8])
@@ -48,14 +53,14 @@ func EnsureAddressPoolCRD(ctx context.Context, client dynamic.Interface) error {
 		Resource: "customresourcedefinitions"})
 	have, err := crds.Get(ctx, crd.GetName(), metav1.GetOptions{})
 	if err != nil && !apierrors.IsNotFound(err) {
-		return fmt.Errorf("definition of AddressPool: %w", err)
+		return fmt.Errorf("definition of %s: %w", kind, err)
 	}
 	if err == nil && have.GetAnnotations()[digestAnnotation] == digest {
 		return nil
 	}
 	if _, err := crds.Apply(ctx, crd.GetName(), crd, metav1.ApplyOptions{FieldManager: "wayleave",
 		Force: true}); err != nil {
-		return fmt.Errorf("definition of AddressPool: %w", err)
+		return fmt.Errorf("definition of %s: %w", kind, err)
 	}
 	return nil
 }

@@ -35,10 +35,49 @@ type announcer struct {
 	// planned says that plans are those of all Services.
 	planned bool
 	plans   map[model.Name]loadbalancer.Announcement
-	peers   []peers.Peer
-	keys    [][]byte
-	last    speaker.State
-	seen    map[netip.Addr]vipStatus
+	// choice is whether the cluster's writer serves Services without a class.
+	choice choice
+	peers  []peers.Peer
+	keys   [][]byte
+	last   speaker.State
+	seen   map[netip.Addr]vipStatus
+}
+
+// choice is a choice of the cluster as this node knows it.
+type choice uint8
+
+const (
+	// unknown counts as chosenOther: two load balancers must not answer for an address by mistake.
+	unknown choice = iota
+	chosenOwn
+	chosenOther
+)
+
+// setChoice notes whether Wayleave serves Services without a class.
+func (n *announcer) setChoice(own bool) {
+	n.mu.Lock()
+	n.choice = chosenOther
+	if own {
+		n.choice = chosenOwn
+	}
+	n.mu.Unlock()
+	_ = n.tell() // the loop over the interfaces tries again
+}
+
+// leaves reports whether Services without a class are another load balancer's.
+func (n *announcer) leaves() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.choice == chosenOther
+}
+
+// served are the plans of Services that this cluster's writer serves. The caller holds the lock.
+func (n *announcer) served() map[model.Name]loadbalancer.Announcement {
+	out := maps.Clone(n.plans)
+	maps.DeleteFunc(out, func(_ model.Name, a loadbalancer.Announcement) bool {
+		return a.Unclassed && n.choice != chosenOwn
+	})
+	return out
 }
 
 var _ reconcile.Target[model.Name, loadbalancer.Announcement] = (*announcer)(nil)
@@ -77,6 +116,8 @@ func (n *announcer) prepared(now time.Time) error {
 	switch {
 	case !n.planned:
 		return errors.New("loadbalancer: addresses are not planned yet")
+	case n.choice == unknown:
+		return errors.New("loadbalancer: it is not known yet who serves Services without a class")
 	case len(n.peers) == 0:
 		return errors.New("loadbalancer: the nodes are not known yet")
 	case len(n.keys) == 0:
@@ -121,8 +162,9 @@ func (n *announcer) tell() error {
 			}
 		}
 	}
-	users := users(n.plans)
-	for _, v := range loadbalancer.Combine(n.plans) {
+	served := n.served()
+	users := users(served)
+	for _, v := range loadbalancer.Combine(served) {
 		state.VIPs = append(state.VIPs, l2.VIP{Addr: v.Addr, Service: users[v.Addr], Eligible: v.Eligible,
 			Interfaces: match(links, v.Interfaces, own)})
 	}

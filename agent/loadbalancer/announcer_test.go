@@ -11,6 +11,7 @@ import (
 
 	"wayleave.dev/agent"
 	"wayleave.dev/config"
+	"wayleave.dev/loadbalancer"
 	"wayleave.dev/loadbalancer/l2/speaker"
 	"wayleave.dev/loadbalancer/peers"
 	"wayleave.dev/model"
@@ -84,6 +85,8 @@ func TestAStandbyIsReadyWhenAddressesWouldStay(t *testing.T) {
 	if err := n.Sync(t.Context(), nil); err != nil {
 		t.Fatal(err)
 	}
+	ready("who serves Services without a class")
+	n.setChoice(true)
 	ready("nodes are not known")
 	n.setPeers([]peers.Peer{{Name: "node1", Addrs: []netip.Addr{netip.MustParseAddr("192.0.2.1")}}})
 	ready("no key")
@@ -91,4 +94,42 @@ func TestAStandbyIsReadyWhenAddressesWouldStay(t *testing.T) {
 	ready("does not run")
 	n.began = time.Now().Add(-preparedWithin)
 	ready("")
+}
+
+// Two load balancers must not answer for one address: that of a Service without a class is answered only once it is
+// known that the cluster's writer serves it, and no longer than that.
+func TestAddressesOfAnotherLoadBalancerAreNotAnswered(t *testing.T) {
+	n := &announcer{node: "node1", sup: speaker.New(slog.New(slog.DiscardHandler), "l2")}
+	vip := func(addr string, unclassed bool) loadbalancer.Announcement {
+		return loadbalancer.Announcement{Unclassed: unclassed, VIPs: []loadbalancer.VIP{
+			{Addr: netip.MustParseAddr(addr), Eligible: []string{"node1"}}}}
+	}
+	err := n.Sync(t.Context(), map[model.Name]loadbalancer.Announcement{
+		{Namespace: "default", Name: "plain"}:  vip("192.0.2.1", true),
+		{Namespace: "default", Name: "classy"}: vip("192.0.2.2", false),
+		{Namespace: "default", Name: "shared"}: vip("192.0.2.2", true),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	answered := func() (out []string) {
+		for _, v := range n.last.VIPs {
+			out = append(out, v.Addr.String()+" "+v.Service)
+		}
+		return out
+	}
+	own := []string{"192.0.2.1 default/plain", "192.0.2.2 default/classy,default/shared"}
+	other := []string{"192.0.2.2 default/classy"}
+	if got := answered(); !slices.Equal(got, other) {
+		t.Errorf("before the choice is known: %v", got)
+	}
+	for _, step := range []struct {
+		own  bool
+		want []string
+	}{{true, own}, {false, other}, {false, other}, {true, own}} {
+		n.setChoice(step.own)
+		if got := answered(); !slices.Equal(got, step.want) || n.leaves() == step.own {
+			t.Errorf("own %t: %v, want %v", step.own, got, step.want)
+		}
+	}
 }

@@ -84,7 +84,7 @@ func (f *Feature) Admits(n *agent.Node, snap model.Snapshot) []firewall.Pass {
 // Facts implements agent.Reporter.
 func (f *Feature) Facts(n *agent.Node, snap model.Snapshot) []string {
 	if a := f.announcer.Load(); a != nil {
-		return a.facts(loadbalancer.Count(snap, n.Config.LoadBalancer.Default))
+		return a.facts(loadbalancer.Count(snap, n.Config.LoadBalancer.Default && !a.leaves()))
 	}
 	return nil
 }

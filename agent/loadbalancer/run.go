@@ -43,6 +43,7 @@ func (f *Feature) announce(ctx context.Context, node *agent.Node, settle time.Du
 	defer process.Wait()
 	defer end()
 	err := agent.All(ctx, func(ctx context.Context) error { return n.plan(ctx, node) },
+		func(ctx context.Context) error { return n.followChoice(ctx, node) },
 		func(ctx context.Context) error { return keys.Run(ctx, n.setKeys) },
 		func(ctx context.Context) error { return n.followNodes(ctx, node.Store) },
 		func(ctx context.Context) error { return n.watch(ctx, node) })
@@ -62,6 +63,16 @@ func (n *announcer) plan(ctx context.Context, node *agent.Node) error {
 		Report: node.ReportTo("announce"),
 	}
 	return loop.Run(ctx)
+}
+
+// followChoice follows whether Services without a class are Wayleave's.
+func (n *announcer) followChoice(ctx context.Context, node *agent.Node) error {
+	if node.Config.LoadBalancer.Default {
+		return writeback.FollowBalancerChoice(ctx, node.Client.Interface, n.setChoice)
+	}
+	n.setChoice(false)
+	<-ctx.Done()
+	return ctx.Err()
 }
 
 // handOver lets other nodes take the addresses over before this agent ends, unless another

@@ -186,8 +186,13 @@ func (n *announcer) facts(t loadbalancer.Tally) []string {
 	case !r.Willing:
 		willing = "leaves addresses to others for now"
 	}
-	return []string{fmt.Sprintf("%d Services of the cluster have an address of %d pools, %d wait for one", t.Served,
+	facts := []string{fmt.Sprintf("%d Services of the cluster have an address of %d pools, %d wait for one", t.Served,
 		len(t.Used), t.Waiting),
 		fmt.Sprintf("answers for %d addresses by ARP and NDP, %d of %d other nodes live, this one %s (status --vips "+
 			"lists who owns what)", len(r.VIPs), live, len(r.Members), willing)}
+	if n.leaves() {
+		facts = append(facts, "leaves Services without a class to another load balancer, and does not answer for "+
+			"their addresses (docs/migrate/metallb.md)")
+	}
+	return facts
 }

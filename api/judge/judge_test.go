@@ -19,9 +19,9 @@ import (
 )
 
 // definition is ours as the API server has it in memory, and its only schema.
-func definition(t *testing.T) (*apiextensions.CustomResourceDefinition, *schema.Structural) {
+func definition(t *testing.T, kind string) (*apiextensions.CustomResourceDefinition, *schema.Structural) {
 	t.Helper()
-	raw, err := os.ReadFile("../addresspool.yaml")
+	raw, err := os.ReadFile("../" + kind + ".yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -48,16 +48,18 @@ func definition(t *testing.T) (*apiextensions.CustomResourceDefinition, *schema.
 	return in, structural
 }
 
-// The API server takes the definition; that includes the estimated cost of the CEL rules.
+// The API server takes the definitions; that includes the estimated cost of the CEL rules.
 func TestTheDefinitionIsTaken(t *testing.T) {
-	crd, _ := definition(t)
-	for _, e := range validation.ValidateCustomResourceDefinition(t.Context(), crd) {
-		t.Error(e)
+	for _, kind := range []string{"addresspool", "bgppeer", "bgpconfiguration", "bgpadvertisement"} {
+		crd, _ := definition(t, kind)
+		for _, e := range validation.ValidateCustomResourceDefinition(t.Context(), crd) {
+			t.Errorf("%s: %v", kind, e)
+		}
 	}
 }
 
 func TestAddressesByCEL(t *testing.T) {
-	_, s := definition(t)
+	_, s := definition(t, "addresspool")
 	v := cel.NewValidator(s, true, celconfig.PerCallLimit)
 	for address, want := range map[string]string{
 		"192.0.2.0/24": "", "192.0.2.1": "", "192.0.2.1-192.0.2.9": "", "192.0.2.1 - 192.0.2.9": "",
@@ -77,12 +79,12 @@ func TestAddressesByCEL(t *testing.T) {
 }
 
 func TestDefaults(t *testing.T) {
-	_, s := definition(t)
+	_, s := definition(t, "addresspool")
 	pool := map[string]any{"spec": map[string]any{"addresses": []any{"192.0.2.1"}}}
 	defaulting.Default(pool, s)
 	spec := pool["spec"].(map[string]any)
 	if spec["autoAssign"] != true || spec["avoidBuggyAddresses"] != false ||
-		spec["l2"].(map[string]any)["enabled"] != true {
+		spec["l2"].(map[string]any)["enabled"] != true || spec["bgp"].(map[string]any)["enabled"] != false {
 		t.Errorf("defaults are %v", spec)
 	}
 }

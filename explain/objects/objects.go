@@ -76,7 +76,7 @@ func ListIngress(ctx context.Context, at kubesource.Access, store *model.Store, 
 	secrets := &kubesource.Secrets{Client: client, Store: store, Log: log}
 	run := func(ctx context.Context) error { return agent.All(ctx, source.Run, secrets.Run) }
 	return during(ctx, run, func(ctx context.Context) error {
-		kinds := model.AllKinds() &^ (model.AddressPoolKind | model.SecretKind)
+		kinds := model.AllKinds() &^ (model.AddressPoolKind | model.SecretKind | model.BGPKinds | model.BGPRouteKind)
 		if err := listed(ctx, store, kinds,
 			"Ingresses, their classes, Services, pods, nodes and policies"); err != nil {
 			return err

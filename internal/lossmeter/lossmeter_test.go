@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"os"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -119,5 +120,29 @@ func TestParseProbe(t *testing.T) {
 		if got != tc.want || (err != nil) != tc.bad {
 			t.Errorf("%q: %+v, %v", tc.in, got, err)
 		}
+	}
+}
+
+// Where nothing answers, open attempts are bounded, whatever the rate and however long it lasts.
+func TestOpenAttemptsAreBounded(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
+	defer cancel()
+	var open, most atomic.Int64
+	c := &counter{Probe: Probe{Rate: 60}}
+	err := tries(ctx, c, func(uint64) error {
+		most.Store(max(most.Load(), open.Add(1)))
+		defer open.Add(-1)
+		<-ctx.Done()
+		return nil
+	})
+	if err != nil || most.Load() > 64 || c.sent.Load() > 64 {
+		t.Errorf("%v; %d attempts were open at a time, and %d sent; at most 64 are expected", err, most.Load(),
+			c.sent.Load())
+	}
+	c = &counter{Probe: Probe{Rate: 1000}}
+	ctx2, cancel2 := context.WithTimeout(t.Context(), 1500*time.Millisecond)
+	defer cancel2()
+	if err := tries(ctx2, c, func(uint64) error { <-ctx2.Done(); return nil }); err != nil || c.sent.Load() > 1000 {
+		t.Errorf("%v; %d attempts were sent; at most 1000 are expected", err, c.sent.Load())
 	}
 }

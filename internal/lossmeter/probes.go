@@ -208,12 +208,20 @@ func datagram(ctx context.Context, dial Dial, c *counter) error {
 	})
 }
 
-// tries makes independent attempts at the rate, concurrently.
+// tries makes independent attempts at the rate, concurrently. When very many are open, the next one waits: with one
+// more thread for each tick, a machine that is too slow for the rate would never recover.
 func tries(ctx context.Context, c *counter, try func(n uint64) error) error {
 	var wg sync.WaitGroup
+	open := make(chan struct{}, mostOpen(c.Rate))
 	every(ctx, c.Rate, func(n uint64) {
+		select {
+		case open <- struct{}{}:
+		case <-ctx.Done():
+			return
+		}
 		c.sent.Add(1)
 		wg.Go(func() {
+			defer func() { <-open }()
 			at := time.Now()
 			if err := try(n); err != nil {
 				c.lose(1, "%v", err)
@@ -225,6 +233,9 @@ func tries(ctx context.Context, c *counter, try func(n uint64) error) error {
 	wg.Wait()
 	return nil
 }
+
+// mostOpen returns how many attempts of a probe may be open: those of a second, and not fewer than 64.
+func mostOpen(rate int) int { return max(64, rate) }
 
 func dnsQueries(ctx context.Context, dial Dial, c *counter) error {
 	server, name, ok := strings.Cut(c.Target, "/")

@@ -45,6 +45,8 @@ type Route struct {
 	Table int
 	// MTU is that of the path, or 0 for that of the link.
 	MTU int
+	// Metric is that of a route with a next hop; 0 is the kernel's default. Routes of others with another metric stay.
+	Metric int
 }
 
 // Rule makes packets from a network (From), or from sockets that are bound to a link (Link), use Table.
@@ -131,6 +133,12 @@ func NewKernel(nsfd int, stateFile string) (*Kernel, error) {
 	return &Kernel{handle: h, nsfd: nsfd, state: stateFile}, nil
 }
 
+// Metrics: of unreachable networks, and that which the kernel gives an IPv6 route without one (IP6_RT_PRIO_USER).
+const (
+	unreachableMetric = 4096
+	defaultMetric6    = 1024
+)
+
 func ipnet(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }
@@ -147,13 +155,13 @@ func (k *Kernel) netlink(r Route) (*netlink.Route, error) {
 	if !r.Via.IsValid() {
 		out.Type = unix.RTN_UNREACHABLE
 		// Behind every other route to the same network, and IPv6 wants a device.
-		out.Priority = 4096
+		out.Priority = unreachableMetric
 		if r.Dst.Addr().Is6() {
 			out.LinkIndex = 1
 		}
 		return out, nil
 	}
-	out.Gw = r.Via.AsSlice()
+	out.Gw, out.Priority = r.Via.AsSlice(), r.Metric
 	if r.Dev != "" {
 		dev, err := k.handle.LinkByName(r.Dev)
 		if err != nil {
@@ -189,6 +197,9 @@ func (k *Kernel) Routes(context.Context) ([]Route, error) {
 		}
 		if r.Table == Table {
 			own.Table = Table
+		}
+		if r.Gw != nil && (own.Dst.Addr().Is4() || r.Priority != defaultMetric6) {
+			own.Metric = r.Priority
 		}
 		if r.Gw != nil {
 			if own.Dev, err = k.tunnelOf(r.LinkIndex, tunnels); err != nil {
@@ -236,8 +247,8 @@ func (k *Kernel) SetRoute(_ context.Context, r Route) error {
 func (k *Kernel) DelRoute(_ context.Context, r Route) error {
 	// By destination only: the link of the next hop may be gone already.
 	route := &netlink.Route{Dst: ipnet(r.Dst), Protocol: Protocol, Table: cmp.Or(r.Table, unix.RT_TABLE_MAIN)}
-	if !r.Via.IsValid() {
-		route.Type = unix.RTN_UNREACHABLE
+	if route.Priority = r.Metric; !r.Via.IsValid() {
+		route.Type, route.Priority = unix.RTN_UNREACHABLE, unreachableMetric
 	}
 	if err := k.handle.RouteDel(route); err != nil && !errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("remove route to %s: %w", r.Dst, err)

@@ -39,6 +39,7 @@ const (
 	Direct Mode = "direct"
 	VXLAN  Mode = "vxlan"
 	Cloud  Mode = "cloud"
+	BGP    Mode = "bgp"
 )
 
 // minIPv6MTU is what IPv6 asks of every link (RFC 8200, section 5).
@@ -87,14 +88,18 @@ func Underlay(n *model.Node) netip.Addr {
 }
 
 // ByVXLAN says whether packets to a node are encapsulated.
-func (l NodeLinks) ByVXLAN(n *model.Node) bool {
+func (l NodeLinks) ByVXLAN(snap model.Snapshot, n *model.Node) bool {
+	return l.MayTunnel(n) && (l.Mode != BGP || n.Ready && !l.learnedAll(snap, n))
+}
+
+// MayTunnel says whether packets to and from a node are ever encapsulated.
+func (l NodeLinks) MayTunnel(n *model.Node) bool {
 	switch l.Mode {
 	case VXLAN:
 		return true
-	case Auto:
+	case Auto, BGP:
 		a := Underlay(n)
-		return a.IsValid() && !slices.ContainsFunc(l.Uplink.Segments,
-			func(p netip.Prefix) bool { return p.Contains(a) })
+		return a.IsValid() && !l.onSegment(a)
 	}
 	return false
 }
@@ -104,7 +109,8 @@ func (l NodeLinks) ByVXLAN(n *model.Node) bool {
 // that: what does not fit into the tunnel is answered by the node.
 func (l NodeLinks) PodMTU(snap model.Snapshot) int {
 	for n := range snap.Nodes() {
-		if n.Name == l.Self || !l.ByVXLAN(n) {
+		// With BGP the tunnel is a way for a while only, which pods do not shrink for.
+		if n.Name == l.Self || l.Mode == BGP || !l.ByVXLAN(snap, n) {
 			continue
 		}
 		mtu := l.tunnelMTU(snap)
@@ -153,26 +159,39 @@ func equal[T interface{ Equal(T) bool }](a, b *T) bool {
 	return (*a).Equal(*b)
 }
 
-// Keys are the nodes that a change touches; when it is this node, all of them.
+// Kinds are the kinds that plans are made from. In mode BGP, routes are not changed before this node has learned again
+// what it knew.
+func (m Mode) Kinds() model.Kind {
+	if m == BGP {
+		return model.NodeKind | model.BGPRouteKind | model.BGPPeerKind | model.BGPConfigurationKind |
+			model.ServiceCIDRKind
+	}
+	return model.NodeKind
+}
+
+// Keys are the nodes that a change touches; when it is this node, all of them. In mode BGP, further keys are learned
+// networks.
 func Keys(self string) func(model.Snapshot, model.Changes) []string {
 	return func(snap model.Snapshot, c model.Changes) []string {
-		var keys []string
+		keys := bgpKeys(snap, c)
 		if c.Has(model.NodeKind, model.Name{Name: self}) {
 			for n := range snap.Nodes() {
-				keys = append(keys, n.Name)
+				keys[n.Name] = true
 			}
 		}
 		for n := range c.Of(model.NodeKind) {
-			if !slices.Contains(keys, n.Name) {
-				keys = append(keys, n.Name)
-			}
+			keys[n.Name] = true
 		}
-		return keys
+		return slices.Collect(maps.Keys(keys))
 	}
 }
 
-// Make plans for one node of the cluster, as seen from this one.
+// Make plans for one node of the cluster, as seen from this one, or for a learned network.
 func Make(snap model.Snapshot, name string, l NodeLinks) (p Plan, ok bool, problems []model.Problem) {
+	if to, ok := networkOf(name); ok {
+		p, ok = network(snap, to, l)
+		return p, ok, nil
+	}
 	node, ok := snap.Node(name)
 	if !ok {
 		return Plan{}, false, nil
@@ -256,7 +275,13 @@ func (m *maker) other() {
 	if m.local.Mode == Cloud {
 		return
 	}
-	byVXLAN := m.local.ByVXLAN(m.node)
+	cidrs := m.cidrs()
+	if m.local.Mode == BGP {
+		if cidrs = slices.DeleteFunc(cidrs, m.byBGP); len(cidrs) == 0 {
+			return
+		}
+	}
+	byVXLAN := m.local.ByVXLAN(m.snap, m.node)
 	to := Underlay(m.node)
 	if byVXLAN && (!to.IsValid() || to.Is6() != Underlay(m.me).Is6()) {
 		m.bad("status.addresses",
@@ -267,7 +292,7 @@ func (m *maker) other() {
 	if byVXLAN {
 		m.plan.Peer = &link.Peer{MAC: mac(m.node.Name), Underlay: to}
 	}
-	for _, cidr := range m.cidrs() {
+	for _, cidr := range cidrs {
 		if byVXLAN {
 			m.tunnelled(cidr)
 			continue

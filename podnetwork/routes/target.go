@@ -41,12 +41,11 @@ func (t *Target) Sync(ctx context.Context, plans map[string]Plan) error {
 	var errs []error
 	for _, r := range have {
 		owner, ok := wanted[r.Where()]
-		switch {
-		case !ok:
+		if !ok {
 			errs = append(errs, t.Net.DelRoute(ctx, r))
-		case slices.Contains(plans[owner].Routes, r):
-			t.routes[owner] = append(t.routes[owner], r)
+			continue
 		}
+		t.routes[owner] = append(t.routes[owner], r) // adopted, or replaced by settleOne
 	}
 	if t.tunnel() == nil {
 		errs = append(errs, t.Net.DelTunnel(ctx, Device))
@@ -175,7 +174,7 @@ func (t *Target) settleOne(ctx context.Context, name string, wanted map[link.Whe
 		now = append(now, r)
 	}
 	for _, r := range t.routes[name] {
-		if _, ok := wanted[r.Where()]; ok {
+		if owner, ok := wanted[r.Where()]; ok && !t.leaves(owner, r) {
 			continue // set above, or another node's by now
 		}
 		if err := t.Net.DelRoute(ctx, r); err != nil {
@@ -188,4 +187,12 @@ func (t *Target) settleOne(ctx context.Context, name string, wanted map[link.Whe
 		delete(t.routes, name)
 	}
 	return errors.Join(errs...)
+}
+
+// leaves says whether a route stays in the kernel when the one that is wanted in its place is set: the kernel replaces
+// only routes of the same metric.
+func (t *Target) leaves(owner string, old link.Route) bool {
+	return slices.ContainsFunc(t.want[owner].Routes, func(r link.Route) bool {
+		return r.Where() == old.Where() && (r.Via.IsValid() != old.Via.IsValid() || r.Metric != old.Metric)
+	})
 }

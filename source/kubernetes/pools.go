@@ -19,8 +19,10 @@ import (
 )
 
 // AddressPools is the resource, for the dynamic client.
-func AddressPools() schema.GroupVersionResource {
-	return schema.GroupVersionResource{Group: api.Group, Version: api.Version, Resource: api.AddressPools}
+func AddressPools() schema.GroupVersionResource { return resource(api.AddressPools) }
+
+func resource(name string) schema.GroupVersionResource {
+	return schema.GroupVersionResource{Group: api.Group, Version: api.Version, Resource: name}
 }
 
 // definedEvery is the interval at which the existence of the kind is checked. A reflector would wait up to half a
@@ -29,7 +31,13 @@ const definedEvery = time.Second
 
 // pools watches AddressPools once the API server knows them.
 func (s *Source) pools(ctx context.Context) {
-	client := s.Dynamic.Resource(AddressPools())
+	custom(ctx, s, api.AddressPools, model.AddressPoolKind, source.AddressPool, (*model.Writer).PutAddressPool)
+}
+
+// custom watches a kind of ours once the API server knows it.
+func custom[I, O any](ctx context.Context, s *Source, name string, kind model.Kind,
+	convert func(*I) (*O, []model.Problem), put func(*model.Writer, *O)) {
+	client := s.Dynamic.Resource(resource(name))
 	for ctx.Err() == nil {
 		if _, err := client.List(ctx, metav1.ListOptions{Limit: 1}); !apierrors.IsNotFound(err) {
 			break // it exists, or the reflector reports the error
@@ -47,19 +55,21 @@ func (s *Source) pools(ctx context.Context) {
 			return client.Watch(ctx, o)
 		},
 	}
-	sink := &sink[*unstructured.Unstructured, model.AddressPool]{source: s, kind: model.AddressPoolKind,
-		convert: addressPool, put: (*model.Writer).PutAddressPool}
+	sink := &sink[*unstructured.Unstructured, O]{source: s, kind: kind, convert: typed(kind, convert), put: put}
 	cache.NewReflectorWithOptions(lw, &unstructured.Unstructured{}, sink, cache.ReflectorOptions{
-		Name: api.AddressPools, TypeDescription: api.GroupVersion + " " + api.AddressPoolKind,
+		Name: name, TypeDescription: api.GroupVersion + " " + kind.String(),
 	}).RunWithContext(ctx)
 }
 
-// addressPool converts an object of the dynamic client.
-func addressPool(in *unstructured.Unstructured) (*model.AddressPool, []model.Problem) {
-	var pool api.AddressPool
-	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(in.Object, &pool); err != nil {
-		return nil, []model.Problem{{Kind: api.AddressPoolKind, Object: model.Name{Name: in.GetName()},
-			Reason: fmt.Sprintf("cannot be read: %v", err)}}
+// typed converts an object of the dynamic client first. One that cannot be read is a problem, and not in the model.
+func typed[I, O any](kind model.Kind, convert func(*I) (*O, []model.Problem)) func(*unstructured.Unstructured) (
+	*O, []model.Problem) {
+	return func(in *unstructured.Unstructured) (*O, []model.Problem) {
+		o := new(I)
+		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(in.Object, o); err != nil {
+			return nil, []model.Problem{{Kind: kind.String(), Object: model.Name{Name: in.GetName()},
+				Reason: fmt.Sprintf("cannot be read: %v", err)}}
+		}
+		return convert(o)
 	}
-	return source.AddressPool(&pool)
 }

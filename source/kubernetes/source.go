@@ -37,8 +37,9 @@ type Source struct {
 	Client kubernetes.Interface
 	Store  *model.Store
 	// Dynamic watches AddressPools; nil if no feature uses them. AddressPoolKind is not synced before the API server
-	// knows the kind.
-	Dynamic dynamic.Interface
+	// knows the kind. BGP watches the kinds of BGP, too, and PeerSecrets the Secrets with passwords of sessions.
+	Dynamic          dynamic.Interface
+	BGP, PeerSecrets bool
 	// NodeName limits pods to those of this node, unless AllPods or Policies is set: policies, verified names of
 	// pods, and DNS beside another CNI need all pods.
 	NodeName string
@@ -97,6 +98,12 @@ func (s *Source) Run(ctx context.Context) error {
 	wg.Go(func() { s.serviceCIDRs(ctx) })
 	if s.Dynamic != nil {
 		wg.Go(func() { s.pools(ctx) })
+	}
+	if s.Dynamic != nil && s.BGP {
+		wg.Go(func() { s.bgp(ctx) })
+	}
+	if s.PeerSecrets {
+		wg.Go(func() { s.peerSecrets(ctx) })
 	}
 	wg.Wait()
 	return ctx.Err()

@@ -144,7 +144,9 @@ func (a *fakeAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			"wayleave.dev/v1alpha1"},
 		"ingresses": {"IngressList", "networking.k8s.io/v1"}, "servicecidrs": {"ServiceCIDRList",
 			"networking.k8s.io/v1"}, "ingressclasses": {"IngressClassList", "networking.k8s.io/v1"},
-		"secrets": {"SecretList", "v1"},
+		"secrets": {"SecretList", "v1"}, "bgppeers": {"BGPPeerList", "wayleave.dev/v1alpha1"},
+		"bgpconfigurations": {"BGPConfigurationList", "wayleave.dev/v1alpha1"},
+		"bgpadvertisements": {"BGPAdvertisementList", "wayleave.dev/v1alpha1"},
 	}
 	_ = json.NewEncoder(w).Encode(map[string]any{"kind": kinds[resource][0], "apiVersion": kinds[resource][1],
 		"metadata": map[string]string{"resourceVersion": fmt.Sprint(a.version)}, "items": items})

@@ -92,10 +92,16 @@ func object(at *places, doc []byte) ([]func(*model.Writer), []model.Problem, err
 		return convert(at, doc, source.Secret, (*model.Writer).PutSecret)
 	case api.GroupVersion + " " + api.AddressPoolKind:
 		return convert(at, doc, source.AddressPool, (*model.Writer).PutAddressPool)
+	case api.GroupVersion + " " + api.BGPPeerKind:
+		return convert(at, doc, source.BGPPeer, (*model.Writer).PutBGPPeer)
+	case api.GroupVersion + " " + api.BGPConfigurationKind:
+		return convert(at, doc, source.BGPConfiguration, (*model.Writer).PutBGPConfiguration)
+	case api.GroupVersion + " " + api.BGPAdvertisementKind:
+		return convert(at, doc, source.BGPAdvertisement, (*model.Writer).PutBGPAdvertisement)
 	}
 	return nil, nil, fmt.Errorf("kind: %q of apiVersion %q is not used by Wayleave; Service, EndpointSlice, Pod, "+
-		"Node, Namespace, NetworkPolicy, Ingress, IngressClass, ServiceCIDR, Secret and AddressPool are", meta.Kind,
-		meta.APIVersion)
+		"Node, Namespace, NetworkPolicy, Ingress, IngressClass, ServiceCIDR, Secret, AddressPool, BGPPeer, "+
+		"BGPConfiguration and BGPAdvertisement are", meta.Kind, meta.APIVersion)
 }
 
 func list(at *places, doc []byte) ([]func(*model.Writer), []model.Problem, error) {
