@@ -209,7 +209,8 @@ func FromNodes(answers map[string]func() ([]byte, error)) Section {
 		}
 		if err != nil {
 			s.Lines = append(s.Lines, Line{ID: "on-node", Where: where, Level: Unknown,
-				Text: "the node could not be checked: " + err.Error(), Fix: "on the node, as root: wayleave check --pre --node"})
+				Text: "the node could not be checked: " + err.Error(),
+				Fix:  "on the node, as root: wayleave check --pre --node"})
 		}
 		for _, section := range r.Sections {
 			for _, l := range section.Lines {

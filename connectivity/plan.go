@@ -43,8 +43,9 @@ func overFamily(g group, a netip.Addr) group {
 }
 
 func podGroup(sameNode bool, kind Kind, a netip.Addr) group {
-	where, id, fix := "other nodes", "other-node", "open UDP 4789 (podnetwork.vxlanPort) between the nodes, or see the "+
-		"setting routing; "+status
+	where, id, fix := "other nodes", "other-node",
+		"open UDP 4789 (podnetwork.vxlanPort) between the nodes, or see the "+
+			"setting routing; "+status
 	if sameNode {
 		where, id, fix = "the same node", "same-node", status+"; on the node, as root: wayleave check --pre --node"
 	}
@@ -54,7 +55,8 @@ func podGroup(sameNode bool, kind Kind, a netip.Addr) group {
 }
 
 func pathGroup(kind Kind, a netip.Addr) group {
-	fix := "lower the MTU of the links between the nodes, or let ICMP \"fragmentation needed\" and \"packet too big\" " +
+	fix := "lower the MTU of the links between the nodes, or let ICMP \"fragmentation needed\" and " +
+		"\"packet too big\" " +
 		"pass; " + status
 	if kind == Path {
 		return overFamily(group{"path", "mtu", "packets of the path's MTU pass between nodes",
@@ -91,8 +93,10 @@ func (r *run) open() (out []attempt) {
 		}
 		want := names(servers)
 		for _, a := range r.service.Addrs {
-			add(serviceGroup("clusterip-tcp", "a ClusterIP by TCP", a), Probe{Kind: HTTP, To: at(a, TCPPort), Want: want})
-			add(serviceGroup("clusterip-udp", "a ClusterIP by UDP", a), Probe{Kind: UDP, To: at(a, UDPPort), Want: want})
+			add(serviceGroup("clusterip-tcp", "a ClusterIP by TCP", a),
+				Probe{Kind: HTTP, To: at(a, TCPPort), Want: want})
+			add(serviceGroup("clusterip-udp", "a ClusterIP by UDP", a),
+				Probe{Kind: UDP, To: at(a, UDPPort), Want: want})
 		}
 		r.toNodes(add, want)
 		for _, a := range r.balancer.External {
@@ -127,8 +131,10 @@ func (r *run) toNodes(add func(group, Probe), want []string) {
 			if r.node.NodeTCP == 0 || !hasFamily(r.node.Addrs, a) {
 				continue
 			}
-			add(serviceGroup("nodeport-tcp", "node ports by TCP", a), Probe{Kind: HTTP, To: at(a, r.node.NodeTCP), Want: want})
-			add(serviceGroup("nodeport-udp", "node ports by UDP", a), Probe{Kind: UDP, To: at(a, r.node.NodeUDP), Want: want})
+			add(serviceGroup("nodeport-tcp", "node ports by TCP", a),
+				Probe{Kind: HTTP, To: at(a, r.node.NodeTCP), Want: want})
+			add(serviceGroup("nodeport-udp", "node ports by UDP", a),
+				Probe{Kind: UDP, To: at(a, r.node.NodeUDP), Want: want})
 		}
 	}
 }
@@ -155,9 +161,11 @@ func (r *run) names(add func(group, Probe), servers []sandbox.PodState) {
 		}
 	}
 	add(dnsGroup("dns-kubernetes", "kubernetes.default"), Probe{Kind: DNS, To: "kubernetes.default"})
-	add(dnsGroup("dns-short", "a Service of their namespace by its short name"), Probe{Kind: DNS, To: server, Want: service})
+	add(dnsGroup("dns-short", "a Service of their namespace by its short name"), Probe{Kind: DNS, To: server,
+		Want: service})
 	if r.domain == "" {
-		add(dnsGroup("dns-search", "names by a search list: they have none"), Probe{Kind: DNS, To: server + "." + r.place.Name()})
+		add(dnsGroup("dns-search", "names by a search list: they have none"),
+			Probe{Kind: DNS, To: server + "." + r.place.Name()})
 		return
 	}
 	add(dnsGroup("dns-full", "a Service by its full name"),

@@ -52,7 +52,8 @@ func TestProbesOfARealServer(t *testing.T) {
 				t.Errorf("%s at %s: %s", p.Kind, p.To, got)
 			}
 		}
-		for _, p := range []Probe{{Kind: HTTP, To: tcp, Want: []string{"b"}}, {Kind: UDP, To: udp, Want: []string{"b"}}} {
+		for _, p := range []Probe{{Kind: HTTP, To: tcp, Want: []string{"b"}},
+			{Kind: UDP, To: udp, Want: []string{"b"}}} {
 			if got := one(t, p); !strings.Contains(got, `"a" answers`) {
 				t.Errorf("%s, answered by the wrong pod: %q", p.Kind, got)
 			}
@@ -156,7 +157,7 @@ func TestABlackHoleForLargePackets(t *testing.T) {
 func TestTheDomainOfASearchList(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]string{
-		"nameserver 10.96.0.10\nsearch shop.svc.cluster.test svc.cluster.test cluster.test x\noptions ndots:5\n": "cluster.test",
+		"nameserver 10.96.0.10\nsearch shop.svc.cluster.test svc.cluster.test cluster.test\n": "cluster.test",
 		"search example.com\n": "", "": "", "search\n": "", "search svc.\n": "",
 	} {
 		file := filepath.Join(t.TempDir(), "resolv.conf")

@@ -255,8 +255,9 @@ func (r *run) expose(ctx context.Context) (err error) {
 	if r.skips(PartDNS) {
 		return nil
 	}
-	if _, err := r.place.CreateService(ctx, sandbox.Service{Name: headless, App: server, Type: "ClusterIP", Headless: true,
-		TCP: TCPPort}); err != nil {
+	if _, err := r.place.CreateService(ctx, sandbox.Service{Name: headless, App: server, Type: "ClusterIP",
+		Headless: true,
+		TCP:      TCPPort}); err != nil {
 		return err
 	}
 	if clients := r.of(client); len(clients) > 0 {

@@ -78,7 +78,9 @@ func (f *fake) Isolate(_ context.Context, name, from string) error {
 
 func (f *fake) HasClass(context.Context, string) (bool, error) { return !f.noClass, f.call("class") }
 
-func (f *fake) CreateIngress(context.Context, string, string, string, int) error { return f.call("ingress") }
+func (f *fake) CreateIngress(context.Context, string, string, string, int) error {
+	return f.call("ingress")
+}
 
 func (f *fake) IngressAddrs(context.Context, string) ([]netip.Addr, error) {
 	return []netip.Addr{netip.MustParseAddr("192.0.2.11")}, nil
@@ -115,7 +117,8 @@ func (f *fake) result(pod string, p Probe) string {
 	denied := false
 	for _, s := range f.pods {
 		from, ok := f.isolated[s.App]
-		if ok && !f.noPolicies && (s.Addrs[0].String() == host || strings.HasPrefix(p.To, "["+s.Addrs[1].String()+"]")) {
+		if ok && !f.noPolicies && (s.Addrs[0].String() == host ||
+			strings.HasPrefix(p.To, "["+s.Addrs[1].String()+"]")) {
 			denied = from == "" || !strings.HasPrefix(pod, from)
 		}
 	}
@@ -142,8 +145,10 @@ func TestAGoodNetworkIsGood(t *testing.T) {
 	if err != nil || r.Result != check.Good || f.removed != 1 {
 		t.Fatalf("%v, removed %d times: %s", err, f.removed, r.Text())
 	}
-	for _, want := range []string{"2 nodes: pods reach pods of the same node by TCP over IPv4", "other nodes by UDP over IPv6",
-		"packets of the path's MTU pass between nodes over IPv4", "node ports by TCP over IPv6", "a load balancer's address",
+	for _, want := range []string{"2 nodes: pods reach pods of the same node by TCP over IPv4",
+		"other nodes by UDP over IPv6",
+		"packets of the path's MTU pass between nodes over IPv4", "node ports by TCP over IPv6",
+		"a load balancer's address",
 		"a Service of type ExternalName", "by its Ingress over IPv4", "a policy denies what it does not name over IPv6",
 		"the namespace of the test is removed"} {
 		if !strings.Contains(r.Text(), want) {
@@ -154,7 +159,8 @@ func TestAGoodNetworkIsGood(t *testing.T) {
 	for _, s := range r.Sections {
 		titles = append(titles, s.Title)
 	}
-	if want := []string{"pods", "path", "services", "dns", "ingress", "policy", "clean-up"}; !slices.Equal(titles, want) {
+	if want := []string{"pods", "path", "services", "dns", "ingress", "policy", "clean-up"}; !slices.Equal(
+		titles, want) {
 		t.Errorf("sections %v", titles)
 	}
 }
@@ -175,7 +181,8 @@ func TestEachFaultIsFound(t *testing.T) {
 		spoil func(*fake)
 		fix   string
 	}{
-		{"pods-same-node-http-4", check.Failed, func(f *fake) { f.breaks = to(HTTP, "10.0.0.2:") }, "check --pre --node"},
+		{"pods-same-node-http-4", check.Failed, func(f *fake) { f.breaks = to(HTTP, "10.0.0.2:") },
+			"check --pre --node"},
 		{"pods-other-node-udp-6", check.Failed, func(f *fake) { f.breaks = to(UDP, "[fd00::4]") }, "UDP 4789"},
 		{"mtu-4", check.Failed, func(f *fake) { f.breaks = to(Path, "10.") }, "fragmentation needed"},
 		{"large-6", check.Failed, func(f *fake) { f.breaks = to(Large, "fd00") }, "MTU"},
@@ -227,7 +234,8 @@ func TestEachFaultIsFound(t *testing.T) {
 			found := false
 			for _, s := range r.Sections {
 				for _, l := range s.Lines {
-					found = found || l.ID == tc.id && l.Level == tc.level && strings.Contains(l.Fix, tc.fix) && l.Text != ""
+					found = found || l.ID == tc.id && l.Level == tc.level &&
+						strings.Contains(l.Fix, tc.fix) && l.Text != ""
 				}
 			}
 			if !found || (r.Status() == nil) != (tc.level == check.Warning) || f.removed != 1 {
@@ -270,7 +278,8 @@ func TestPartsAreSkipped(t *testing.T) {
 // Whatever ends a run, the namespace is removed, with a context that lives; and who cannot remove it is told.
 func TestNothingIsLeft(t *testing.T) {
 	t.Parallel()
-	for _, call := range []string{"start", "pods", "service server", "service node", "service balanced", "class", "ingress",
+	for _, call := range []string{"start", "pods", "service server", "service node", "service balanced",
+		"class", "ingress",
 		"isolate", "exec"} {
 		ctx, cancel := context.WithCancel(t.Context())
 		f := &fake{}

@@ -94,7 +94,8 @@ func (r Release) chartValues() []chartValue {
 			"Labels of the nodes that run Wayleave. Pods of other nodes have no network."}},
 		{"affinity", "{}", `{"type": "object", "additionalProperties": false, "properties": {"nodeAffinity": ` +
 			nodeAffinity + `}}`, []string{
-			"Affinity of the agents to nodes, as in the specification of a pod: nodeAffinity only. Pods of nodes that it",
+			"Affinity of the agents to nodes, as in the specification of a pod: nodeAffinity only. Pods of " +
+				"nodes that it",
 			"leaves out have no network."}},
 		{"writerAffinity", "\n  # A captured node has the writer's rights: prefer nodes without tenants' pods." +
 			"\n  nodeAffinity:" +
@@ -155,7 +156,8 @@ func (r Release) Chart() (map[string][]byte, error) {
 	}
 	body, err := render(values{Image: "{{ .Values.image }}", Version: "{{ .Chart.AppVersion }}",
 		Namespace: "{{ .Release.Namespace }}",
-		Settings:  "{{ .Values.settings | indent 4 }}", CNIConf: "{{ $cniConf }}", CNIBin: "{{ $cniBin }}", Chart: true})
+		Settings:  "{{ .Values.settings | indent 4 }}", CNIConf: "{{ $cniConf }}",
+		CNIBin: "{{ $cniBin }}", Chart: true})
 	if err != nil {
 		return nil, err
 	}

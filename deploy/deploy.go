@@ -95,8 +95,9 @@ func (r Release) Manifest() ([]byte, error) {
 	if err := r.Check(); err != nil {
 		return nil, fmt.Errorf("deploy: %w", err)
 	}
-	return render(values{Image: r.Image, Version: r.Version, Namespace: "kube-system", Settings: indent(config.Commented(), 4),
-		CNIConf: config.CNIConfDir, CNIBin: config.CNIBinDir})
+	return render(values{Image: r.Image, Version: r.Version, Namespace: "kube-system",
+		Settings: indent(config.Commented(), 4),
+		CNIConf:  config.CNIConfDir, CNIBin: config.CNIBinDir})
 }
 
 func indent(text string, n int) string {

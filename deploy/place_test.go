@@ -16,7 +16,8 @@ import (
 // everything else in the namespace of the release, with the same rights for its accounts.
 func TestTheChartInstallsIntoAnyNamespace(t *testing.T) {
 	const place = "net"
-	for _, values := range []map[string]any{nil, {"ingress": map[string]any{"nodeSelector": map[string]any{"a": "b"}}}} {
+	for _, values := range []map[string]any{nil,
+		{"ingress": map[string]any{"nodeSelector": map[string]any{"a": "b"}}}} {
 		rendered, err := renderIn(t, place, "templates/wayleave.yaml", values)
 		if err != nil {
 			t.Fatal(err)
@@ -31,7 +32,8 @@ func TestTheChartInstallsIntoAnyNamespace(t *testing.T) {
 				t.Errorf("%s %s names an account of kube-system: %s", u.GetKind(), u.GetName(), raw)
 			}
 		}
-		if want := []string{"kube-system Role wayleave", "kube-system RoleBinding wayleave"}; !slices.Equal(elsewhere, want) {
+		if want := []string{"kube-system Role wayleave", "kube-system RoleBinding wayleave"}; !slices.Equal(
+			elsewhere, want) {
 			t.Errorf("in other namespaces: %v; want %v", elsewhere, want)
 		}
 		before := renderChart(t, values)
@@ -52,14 +54,16 @@ func TestTheChartInstallsIntoAnyNamespace(t *testing.T) {
 // Wherever the Pod- or ServiceMonitor and the notes are, they follow the release.
 func TestMonitorsFollowTheNamespace(t *testing.T) {
 	for _, kind := range []string{"podMonitor", "serviceMonitor"} {
-		on := map[string]any{kind: map[string]any{"enabled": true, "interval": "10s", "labels": map[string]any{"team": "x"}}}
+		on := map[string]any{kind: map[string]any{"enabled": true, "interval": "10s",
+			"labels": map[string]any{"team": "x"}}}
 		file := "templates/" + strings.ToLower(kind) + ".yaml"
 		if _, err := renderIn(t, "net", file, on); err == nil || !strings.Contains(err.Error(), "metrics.port") {
 			t.Errorf("%s without a port: %v", kind, err)
 		}
 		on["settings"] = "metrics: {port: 10247}\n"
 		raw, err := renderIn(t, "net", file, on)
-		if err != nil || bytes.Contains(raw, []byte("kube-system")) || !bytes.Contains(raw, []byte("namespace: net\n")) ||
+		if err != nil || bytes.Contains(raw, []byte("kube-system")) ||
+			!bytes.Contains(raw, []byte("namespace: net\n")) ||
 			!bytes.Contains(raw, []byte("10247")) || !bytes.Contains(raw, []byte("team: x")) {
 			t.Errorf("%s: %v: %s", kind, err, raw)
 		}
@@ -72,7 +76,8 @@ func TestMonitorsFollowTheNamespace(t *testing.T) {
 	if _, err := renderIn(t, "net", "templates/servicemonitor.yaml", both); err == nil {
 		t.Error("both monitors at once are accepted")
 	}
-	if raw, err := renderIn(t, "net", "templates/NOTES.txt", nil); err != nil || bytes.Contains(raw, []byte("kube-system")) {
+	if raw, err := renderIn(t, "net", "templates/NOTES.txt", nil); err != nil ||
+		bytes.Contains(raw, []byte("kube-system")) {
 		t.Errorf("notes: %v: %s", err, raw)
 	}
 }
@@ -100,7 +105,8 @@ func terms(t *testing.T, a *corev1.Affinity) (out []string) {
 func TestAffinityOfPods(t *testing.T) {
 	affinity := map[string]any{}
 	raw := `{"nodeAffinity": {
-		"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 1, "preference": {"matchExpressions": [{"key": "p", "operator": "Exists"}]}}],
+		"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 1, "preference": {
+			"matchExpressions": [{"key": "p", "operator": "Exists"}]}}],
 		"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
 			{"matchExpressions": [{"key": "x", "operator": "In", "values": ["1"]}]},
 			{"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n1"]}]}]}}}`
@@ -133,7 +139,8 @@ func TestAffinityOfPods(t *testing.T) {
 			a := w.Spec.Template.Spec.Affinity
 			want := map[string][]string{"wayleave": tc.outside, "wayleave-ingress": tc.inside}[w.Name]
 			if got := terms(t, a); !slices.Equal(got, want) {
-				t.Errorf("%s with affinity %v, ingress %v: %v; want %v", w.Name, tc.affinity != nil, tc.ingress, got, want)
+				t.Errorf("%s with affinity %v, ingress %v: %v; want %v", w.Name, tc.affinity != nil,
+					tc.ingress, got, want)
 			}
 			prefers := a != nil && a.NodeAffinity != nil &&
 				len(a.NodeAffinity.PreferredDuringSchedulingIgnoredDuringExecution) == 1

@@ -46,8 +46,10 @@ func (c Cluster) PlanUninstall(ctx context.Context, manifest []byte) (*Removal, 
 	all := append(slices.Clone(p.objects), p.prune...)
 	r := &Removal{Kept: []string{
 		"the Service kube-dns of kube-system: pods know its address",
-		"the kinds of wayleave.dev and their objects: kubectl get crd -o name | grep wayleave.dev | xargs kubectl delete",
-		"the ConfigMap wayleave-settings, if you made it: kubectl -n " + Namespace + " delete configmap wayleave-settings"}}
+		"the kinds of wayleave.dev and their objects: kubectl get crd -o name | grep wayleave.dev | xargs " +
+			"kubectl delete",
+		"the ConfigMap wayleave-settings, if you made it: kubectl -n " + Namespace +
+			" delete configmap wayleave-settings"}}
 	for _, o := range slices.Backward(all) {
 		now, err := c.live(ctx, o)
 		if err != nil {

@@ -58,7 +58,8 @@ func packed(t *testing.T) []byte {
 		if err != nil {
 			return err
 		}
-		if err := archive.WriteHeader(&tar.Header{Name: "wayleave/" + name, Mode: 0o644, Size: int64(len(raw))}); err != nil {
+		if err := archive.WriteHeader(&tar.Header{Name: "wayleave/" + name, Mode: 0o644,
+			Size: int64(len(raw))}); err != nil {
 			return err
 		}
 		_, err = archive.Write(raw)
@@ -90,9 +91,11 @@ func parse(t *testing.T, text string) map[string]any {
 }
 
 // render renders the chart for a release in a namespace, as `helm install` does. apps are DaemonSets of the cluster.
-func render(t *testing.T, c *chart.Chart, namespace string, values map[string]any, apps ...runtime.Object) ([]*unstructured.Unstructured, error) {
+func render(t *testing.T, c *chart.Chart, namespace string, values map[string]any, apps ...runtime.Object) (
+	[]*unstructured.Unstructured, error) {
 	t.Helper()
-	all, err := chartutil.ToRenderValues(c, values, chartutil.ReleaseOptions{Name: "net", Namespace: namespace, Revision: 1,
+	all, err := chartutil.ToRenderValues(c, values, chartutil.ReleaseOptions{Name: "net",
+		Namespace: namespace, Revision: 1,
 		IsInstall: true}, chartutil.DefaultCapabilities)
 	if err != nil {
 		return nil, err
@@ -155,19 +158,24 @@ func good() map[string]string {
 		"imagePullSecrets": "imagePullSecrets: [{name: registry}]",
 		"nodeSelector":     "nodeSelector: {kubernetes.io/os: linux}",
 		"affinity": "affinity: {nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: " +
-			"[{matchExpressions: [{key: a, operator: Exists}]}, {matchFields: [{key: metadata.name, operator: In, values: [node1]}]}]}, " +
-			"preferredDuringSchedulingIgnoredDuringExecution: [{weight: 1, preference: {matchExpressions: [{key: b, operator: Exists}]}}]}}",
+			"[{matchExpressions: [{key: a, operator: Exists}]}, {matchFields: [{key: metadata.name, operator: In, " +
+			"values: [node1]}]}]}, " +
+			"preferredDuringSchedulingIgnoredDuringExecution: [{weight: 1, preference: {matchExpressions: [{key: b, " +
+			"operator: Exists}]}}]}}",
 		"writerAffinity": "writerAffinity: {podAntiAffinity: {requiredDuringSchedulingIgnoredDuringExecution: " +
-			"[{topologyKey: kubernetes.io/hostname, labelSelector: {matchLabels: {app.kubernetes.io/name: wayleave-writer}}}]}}",
+			"[{topologyKey: kubernetes.io/hostname, labelSelector: {matchLabels: {app.kubernetes.io/name: " +
+			"wayleave-writer}}}]}}",
 		"tolerations":    "tolerations: [{key: only, operator: Exists, effect: NoSchedule}]",
 		"resources":      "resources: {agent: {limits: {memory: 3Gi}}, dns: {requests: {cpu: 1}}, writer: null}",
 		"podAnnotations": "podAnnotations: {example.com/a: '1: b'}",
 		"podLabels":      "podLabels: {cost: 'true'}",
 		"labels":         "labels: {team: '1'}",
-		"podMonitor":     "podMonitor: {enabled: true, interval: 10s, labels: {release: x}}\nsettings: 'metrics: {port: 10247}'",
-		"serviceMonitor": "serviceMonitor: {enabled: true, interval: 1m, labels: {release: x}}\nsettings: 'metrics: {port: 10247}'",
-		"ingress":        "ingress: {nodeSelector: {example.com/edge: 'true'}}",
-		"settings":       "settings: |\n  mode: ipvs\n  podnetwork: {cniBinDir: /opt/cni}\n  ingress: {enabled: false}",
+		"podMonitor": "podMonitor: {enabled: true, interval: 10s, labels: {release: x}}\nsettings: 'metrics: " +
+			"{port: 10247}'",
+		"serviceMonitor": "serviceMonitor: {enabled: true, interval: 1m, labels: {release: x}}\nsettings: 'metrics: " +
+			"{port: 10247}'",
+		"ingress":  "ingress: {nodeSelector: {example.com/edge: 'true'}}",
+		"settings": "settings: |\n  mode: ipvs\n  podnetwork: {cniBinDir: /opt/cni}\n  ingress: {enabled: false}",
 	}
 }
 
@@ -190,7 +198,8 @@ func TestHelmLintsTheChart(t *testing.T) {
 	all["defaults"] = "{}"
 	for _, name := range slices.Sorted(maps.Keys(all)) {
 		version := &chartutil.KubeVersion{Version: "v1.36.0", Major: "1", Minor: "36"}
-		if got := worst(lint.AllWithKubeVersionAndSchemaValidation(filepath.Join(dir, "wayleave"), parse(t, all[name]), "net",
+		if got := worst(lint.AllWithKubeVersionAndSchemaValidation(filepath.Join(dir, "wayleave"),
+			parse(t, all[name]), "net",
 			version, false)); len(got) > 0 {
 			t.Errorf("%s: %s", name, strings.Join(got, "\n"))
 		}
@@ -306,23 +315,28 @@ func TestEachValueRenders(t *testing.T) {
 func TestBadValuesAreRefused(t *testing.T) {
 	c := load(t)
 	for _, bad := range []string{
-		"imagee: x", "image: ''", "image: 7", "image: null", "imagePullSecrets: [registry]", "imagePullSecrets: [{name: a, x: b}]",
+		"imagee: x", "image: ''", "image: 7", "image: null", "imagePullSecrets: [registry]",
+		"imagePullSecrets: [{name: a, x: b}]",
 		"nodeSelector: {a: true}", "nodeSelector: [a]", "affinity: {podAffinity: {}}", "affinity: []",
 		"affinity: {nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: []}}}",
-		"affinity: {nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: [{match: []}]}}}",
-		"writerAffinity: x", "tolerations: Exists", "tolerations: [Exists]", "resources: {agnt: {}}", "resources: {agent: 1Gi}",
-		"podAnnotations: {a: 1}", "podLabels: {app.kubernetes.io/name: x}", "labels: {helm.sh/chart: x}", "labels: {a: 1}",
+		"affinity: {nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: [{a: []}]}}}",
+		"writerAffinity: x", "tolerations: Exists", "tolerations: [Exists]", "resources: {agnt: {}}",
+		"resources: {agent: 1Gi}",
+		"podAnnotations: {a: 1}", "podLabels: {app.kubernetes.io/name: x}", "labels: {helm.sh/chart: x}",
+		"labels: {a: 1}",
 		"podMonitor: {enabled: yes please}", "podMonitor: {interval: often}", "podMonitor: {enabled: true}",
 		"serviceMonitor: {port: 1}", "serviceMonitor: {enabled: true}",
 		"podMonitor: {enabled: true}\nserviceMonitor: {enabled: true}\nsettings: 'metrics: {port: 1}'",
-		"ingress: {nodeselector: {}}", "ingress: {enabled: 1}", "ingress: {nodeSelector: {a: 1}}", "settings: {mode: ipvs}",
+		"ingress: {nodeselector: {}}", "ingress: {enabled: 1}", "ingress: {nodeSelector: {a: 1}}",
+		"settings: {mode: ipvs}",
 		"settings: null",
 	} {
 		if _, err := render(t, c, "net", parse(t, bad)); err == nil {
 			t.Errorf("accepted: %s", bad)
 		}
 	}
-	if _, err := render(t, c, "wayleave-peers", nil); err == nil || !strings.Contains(err.Error(), "agents may write there") {
+	if _, err := render(t, c, "wayleave-peers", nil); err == nil || !strings.Contains(err.Error(),
+		"agents may write there") {
 		t.Errorf("the namespace of the nodes' Leases: %v", err)
 	}
 }
@@ -334,7 +348,8 @@ func TestASecondInstallationIsRefused(t *testing.T) {
 		!strings.Contains(err.Error(), "kube-system has the DaemonSet wayleave") {
 		t.Errorf("a second installation: %v", err)
 	}
-	if _, err := render(t, c, "net", nil, daemonSet("net", "wayleave"), daemonSet("kube-system", "kube-proxy")); err != nil {
+	if _, err := render(t, c, "net", nil, daemonSet("net", "wayleave"),
+		daemonSet("kube-system", "kube-proxy")); err != nil {
 		t.Errorf("an upgrade: %v", err)
 	}
 }

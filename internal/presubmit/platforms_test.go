@@ -19,7 +19,8 @@ import (
 func TestTheCommandBuildsForLaptops(t *testing.T) {
 	env := append(os.Environ(), "GOOS=darwin", "GOARCH=arm64", "CGO_ENABLED=0")
 	names := own(t, env)
-	for _, command := range []string{"cmd/wayleave/clustercommands", "connectivity", "overview", "check", "bundle", "install"} {
+	for _, command := range []string{"cmd/wayleave/clustercommands", "connectivity", "overview", "check",
+		"bundle", "install"} {
 		if !slices.Contains(names, module+command) {
 			t.Errorf("the command for macOS lacks %s", command)
 		}

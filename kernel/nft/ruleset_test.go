@@ -25,7 +25,8 @@ func TestTheRulesetHasEachRuleAndElement(t *testing.T) {
 	if err != nil || cut {
 		t.Fatalf("%v, cut %v", err, cut)
 	}
-	for _, want := range []string{"table family=1 foreign", "chain input: 1 rules, hook 1, priority 0", "Data:[16 146]", "Counter{",
+	for _, want := range []string{"table family=1 foreign", "chain input: 1 rules, hook 1, priority 0",
+		"Data:[16 146]", "Counter{",
 		"set addrs", "    c0000201\n", "    c0000202\n", "set doors", "    0050 : "} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no %q in\n%s", want, text)

@@ -32,7 +32,8 @@ func chapters() []chapter {
 				run: connected, within: 3 * time.Minute},
 			{name: "connectivity-broken", say: "it names what a policy and an interrupt break, and leaves nothing",
 				run: disconnected, within: 4 * time.Minute, long: true},
-			{name: "uninstall-cluster", say: "`wayleave uninstall --cluster` leaves nothing on nodes and in the API but what it names",
+			{name: "uninstall-cluster",
+				say: "`wayleave uninstall --cluster` leaves nothing on nodes and in the API but what it names",
 				run: uninstalled, within: 5 * time.Minute, apart: true},
 		}},
 		{"A Service", []check{

@@ -18,7 +18,8 @@ func connected(ctx context.Context, t *Tour) error {
 	out, err := t.wayleave(ctx, "test", "connectivity")
 	all := fmt.Sprintf("%d nodes: ", len(nodes))
 	return errors.Join(err, want(out, all+"pods reach pods of other nodes by UDP over IPv4",
-		all+"packets of the path's MTU pass between nodes over IPv4", all+"a policy denies what it does not name over IPv4",
+		all+"packets of the path's MTU pass between nodes over IPv4",
+		all+"a policy denies what it does not name over IPv4",
 		all+"pods resolve a headless Service", "the namespace of the test is removed", " 0 failed"), noTests(ctx, t))
 }
 
@@ -61,7 +62,8 @@ func disconnected(ctx context.Context, t *Tour) error {
 	if errors.As(got.err, &status) && status.ExitCode() == 1 {
 		got.err = nil
 	} else {
-		got.err = fmt.Errorf("the test did not end with status 1: %w", errors.Join(got.err, errors.New(head(got.out, 200))))
+		got.err = fmt.Errorf("the test did not end with status 1: %w",
+			errors.Join(got.err, errors.New(head(got.out, 200))))
 	}
 	if err := errors.Join(err, got.err, want(got.out, "pods do not reach pods of", "pods do not reach a ClusterIP",
 		"wayleave explain policy", "the namespace of the test is removed"), noTests(ctx, t)); err != nil {
@@ -109,7 +111,8 @@ func uninstalled(ctx context.Context, t *Tour) error {
 		return err
 	}
 	out, err := t.wayleave(ctx, "uninstall", "--cluster", "--yes")
-	if err := errors.Join(err, want(out, "cleaned node "+nodes[len(nodes)-1], "stays: the Service kube-dns")); err != nil {
+	if err := errors.Join(err, want(out, "cleaned node "+nodes[len(nodes)-1],
+		"stays: the Service kube-dns")); err != nil {
 		return err
 	}
 	for _, n := range nodes {
@@ -119,7 +122,8 @@ func uninstalled(ctx context.Context, t *Tour) error {
 		}
 	}
 	left, err := t.kubectl(ctx, "get", "clusterroles,clusterrolebindings,validatingadmissionpolicies,"+
-		"validatingadmissionpolicybindings,ingressclasses,namespaces,daemonsets,deployments,configmaps,secrets,leases,services,"+
+		"validatingadmissionpolicybindings,ingressclasses,namespaces,daemonsets,deployments,configmaps,secrets,"+
+		"leases,services,"+
 		"serviceaccounts,roles,rolebindings", "-A", "-o", "name")
 	if err == nil && strings.Contains(left, "wayleave") {
 		err = fmt.Errorf("left in the API: %s", left)

@@ -99,7 +99,8 @@ func (q checkQuestion) answer(ctx context.Context) (check.Report, error) {
 				return check.Report{}, err
 			}
 		}
-		return check.New(check.Kubernetes(c, time.Now()), check.Nodes(c, cfg, q.image), check.Others(c, cfg), nodes), nil
+		return check.New(check.Kubernetes(c, time.Now()), check.Nodes(c, cfg, q.image), check.Others(c, cfg), nodes),
+			nil
 	}
 	o := overview.Of(ctx, f, c, q.at.Namespace, "")
 	return check.New(check.Kubernetes(c, time.Now()), check.Installed(c, o), check.Features(o),
@@ -107,7 +108,8 @@ func (q checkQuestion) answer(ctx context.Context) (check.Report, error) {
 }
 
 // onNodes has each node check itself, in a pod that sees its file system and its network.
-func (q checkQuestion) onNodes(ctx context.Context, client *kubesource.Client, c *fleet.Cluster) (check.Section, error) {
+func (q checkQuestion) onNodes(ctx context.Context, client *kubesource.Client, c *fleet.Cluster) (
+	check.Section, error) {
 	settings := overview.Data(c)
 	own := settings["settings.yaml"]
 	if q.settings != "" {

@@ -13,6 +13,7 @@ const system = "kube-system"
 
 // All returns the commands. cluster has the flags that choose a cluster.
 func All(release deploy.Release, cluster cli.Cluster) []*cobra.Command {
-	return append([]*cobra.Command{statusCommand(cluster), checkCommand(cluster), bundleCommand(release.Version, cluster),
+	return append([]*cobra.Command{statusCommand(cluster), checkCommand(cluster),
+		bundleCommand(release.Version, cluster),
 		testCommands(release.Image, cluster)}, cli.Internal(probeServerCommand(), probePeersCommand())...)
 }

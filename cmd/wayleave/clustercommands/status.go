@@ -58,7 +58,8 @@ func statusCommand(cluster cli.Cluster) *cobra.Command {
 	}
 	if agentSocket != "" {
 		c.Flags().BoolVar(&q.writer, "writer", false,
-			"ask the writer of this pod: kubectl -n kube-system exec deploy/wayleave-writer -- /wayleave status --writer")
+			"ask the writer of this pod: kubectl -n kube-system exec deploy/wayleave-writer -- /wayleave "+
+				"status --writer")
 		c.Flags().StringVar(&q.socket, "socket", agentSocket, "on a node: the agent's socket")
 	}
 	c.Flags().StringVar(&q.node, "node", "", "what this node of the cluster says")

@@ -39,8 +39,9 @@ func connectivityCommand(image string, cluster cli.Cluster) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "connectivity",
 		Short: "Try pods, Services, DNS, Ingress, full-size packets and policies from pods on the nodes",
-		Long: "It starts pods of Wayleave's own image on each node, in a namespace of its own, and has them try, in each\n" +
-			"family of the cluster: pods of the same and of other nodes, packets of the path's MTU, Services of each\n" +
+		Long: "It starts pods of Wayleave's own image on each node, in a namespace of its own, and has them " +
+			"try, in each\n" +
+			"family of the cluster: pods of the same and of other nodes, packets of the path's MTU, Services of\neach " +
 			"type, DNS, an Ingress, and what policies allow and deny. It then removes the namespace, also after ^C.\n" +
 			"It needs no registry where the image is on the nodes, and works on clusters without Wayleave.\n" +
 			"Each line that is not good says what to do.\n" +
@@ -58,7 +59,8 @@ func connectivityCommand(image string, cluster cli.Cluster) *cobra.Command {
 			return r.Status()
 		},
 	}
-	c.Flags().StringVar(&q.image, "image", "", "the image of the pods; default: that of the cluster's agents, else "+image)
+	c.Flags().StringVar(&q.image, "image", "", "the image of the pods; default: that of the cluster's agents, else "+
+		image)
 	c.Flags().IntVar(&q.Nodes, "nodes", 0, fmt.Sprintf("how many nodes have pods; default: all, at most %d",
 		connectivity.MaxNodes))
 	c.Flags().StringSliceVar(&q.Skip, "skip", nil, "parts to leave out: "+strings.Join(connectivity.Parts(), ", "))
@@ -78,7 +80,8 @@ func (q connectivityTest) run(ctx context.Context) (r check.Report, err error) {
 	if q.Nodes < 0 || q.Nodes > connectivity.MaxNodes {
 		return r, fmt.Errorf("--nodes: found %d; 0 to %d are allowed", q.Nodes, connectivity.MaxNodes)
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, q.within, fmt.Errorf("the test took longer than --timeout %s", q.within))
+	ctx, cancel := context.WithTimeoutCause(ctx, q.within,
+		fmt.Errorf("the test took longer than --timeout %s", q.within))
 	defer cancel()
 	client, err := q.at.Client()
 	if err != nil {

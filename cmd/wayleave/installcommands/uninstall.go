@@ -46,11 +46,14 @@ func Uninstall(release deploy.Release, cluster cli.Cluster, node OnNode) *cobra.
 	u := &uninstaller{installer: installer{cluster: cluster, release: release}, node: node}
 	c := &cobra.Command{
 		Use:   "uninstall [--verify | --cluster]",
-		Short: "Take every rule, route, link, address, sysctl and file of ours off this node, or Wayleave off a cluster",
-		Long: "On a node, run it as root, after the DaemonSet is deleted: the program is in the image, and copied out\n" +
-			"by `ctr images mount` (docs/operations.md). It ends by looking whether anything is left; --verify only looks.\n" +
-			"With --cluster it deletes the workloads, waits until their pods have ended, has a pod on each node clean it\n" +
-			"and look whether anything is left, and then deletes the other objects. A node that cannot be cleaned ends it\n" +
+		Short: "Take every rule, route, link, address and file of ours off this node, or Wayleave off a cluster",
+		Long: "On a node, run it as root, after the DaemonSet is deleted: the program is in the image, and copied\nout " +
+			"by `ctr images mount` (docs/operations.md). It ends by looking whether anything is left; --verify " +
+			"only looks.\n" +
+			"With --cluster it deletes the workloads, waits until their pods have ended, has a pod on each " +
+			"node clean it\n" +
+			"and look whether anything is left, and then deletes the other objects. A node that cannot be " +
+			"cleaned ends it\n" +
 			"before that; run it again. Pods lose their network. What stays in the API is printed.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -70,7 +73,8 @@ func Uninstall(release deploy.Release, cluster cli.Cluster, node OnNode) *cobra.
 	c.Flags().StringVar(&u.root, "root", "/", "where the node's file system is mounted")
 	c.Flags().BoolVar(&u.all, "cluster", false, "uninstall from all nodes and from the API; needs --yes")
 	c.Flags().BoolVar(&u.sure, "yes", false, "with --cluster: do it; without, it prints what it would do")
-	c.Flags().StringSliceVar(&u.leave, "leave", nil, "with --cluster: nodes that are not cleaned, such as those that are down")
+	c.Flags().StringSliceVar(&u.leave, "leave", nil,
+		"with --cluster: nodes that are not cleaned, such as those that are down")
 	c.Flags().DurationVar(&u.timeout, "timeout", 10*time.Minute, "with --cluster: how long it may take")
 	u.manifestFlags(c)
 	u.out.Flag(c)
@@ -101,7 +105,8 @@ func (u *uninstaller) ofCluster(cmd *cobra.Command) error {
 	}
 	say := removed{Objects: r.Objects(), Nodes: nodes, Kept: r.Kept}
 	if !u.sure {
-		return u.out.Print(cmd.OutOrStdout(), "nothing was changed; --yes does this:\n"+say.text("delete", "clean"), say)
+		return u.out.Print(cmd.OutOrStdout(), "nothing was changed; --yes does this:\n"+
+			say.text("delete", "clean"), say)
 	}
 	progress := cmd.ErrOrStderr()
 	if err := c.RemoveWorkloads(ctx, r, progress); err != nil {

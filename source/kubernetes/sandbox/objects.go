@@ -201,7 +201,8 @@ func exposed(o *corev1.Service) (out Exposed) {
 // Isolate lets only pods of the app from reach the pods of an app; with an empty from, no pod does.
 func (s *Sandbox) Isolate(ctx context.Context, name, from string) error {
 	p := &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Name: name},
-		Spec: networkingv1.NetworkPolicySpec{PodSelector: metav1.LabelSelector{MatchLabels: map[string]string{app: name}},
+		Spec: networkingv1.NetworkPolicySpec{PodSelector: metav1.LabelSelector{
+			MatchLabels: map[string]string{app: name}},
 			PolicyTypes: []networkingv1.PolicyType{networkingv1.PolicyTypeIngress}}}
 	if from != "" {
 		p.Spec.Ingress = []networkingv1.NetworkPolicyIngressRule{{From: []networkingv1.NetworkPolicyPeer{{

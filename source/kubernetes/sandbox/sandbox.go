@@ -54,7 +54,8 @@ func openAs(ctx context.Context, client *kubesource.Client, purpose, image, stan
 		return nil, err
 	}
 	ns, err := client.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{
-		GenerateName: prefix, Labels: map[string]string{Label: purpose, "pod-security.kubernetes.io/enforce": standard}}},
+		GenerateName: prefix, Labels: map[string]string{Label: purpose,
+			"pod-security.kubernetes.io/enforce": standard}}},
 		metav1.CreateOptions{})
 	if err != nil {
 		return nil, fmt.Errorf("namespace for the test: %w", err)
@@ -68,7 +69,8 @@ func sweep(ctx context.Context, client *kubesource.Client, purpose string) error
 		return fmt.Errorf("namespaces of earlier tests: %w", err)
 	}
 	for _, ns := range list.Items {
-		if ns.DeletionTimestamp != nil || !strings.HasPrefix(ns.Name, prefix) || time.Since(ns.CreationTimestamp.Time) < stale {
+		if ns.DeletionTimestamp != nil || !strings.HasPrefix(ns.Name, prefix) ||
+			time.Since(ns.CreationTimestamp.Time) < stale {
 			continue // of a run beside this one
 		}
 		if err := remove(ctx, client, ns.Name, ns.UID); err != nil {
@@ -137,7 +139,8 @@ func until(ctx context.Context, done func() error) error {
 
 // Exec runs a command in a pod of the namespace.
 func (s *Sandbox) Exec(ctx context.Context, pod string, limit int, command ...string) ([]byte, error) {
-	return fleet.Fleet{Client: s.client, Namespace: s.name}.Exec(ctx, fleet.Pod{Namespace: s.name, Name: pod}, container,
+	return fleet.Fleet{Client: s.client, Namespace: s.name}.Exec(ctx, fleet.Pod{Namespace: s.name,
+		Name: pod}, container,
 		limit, command...)
 }
 

@@ -66,7 +66,9 @@ func TestANamespaceThatStaysIsAnError(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	api.PrependReactor("delete", "namespaces", func(clienttesting.Action) (bool, runtime.Object, error) { return true, nil, nil })
+	api.PrependReactor("delete", "namespaces", func(clienttesting.Action) (bool, runtime.Object, error) {
+		return true, nil, nil
+	})
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	if err := s.Remove(ctx); err == nil || !strings.Contains(err.Error(), "wayleave-test-abcde") {
@@ -98,7 +100,8 @@ func TestPodsOfATest(t *testing.T) {
 	c := p.Spec.Containers[0]
 	if p.Spec.NodeName != "n1" || *p.Spec.AutomountServiceAccountToken || !*p.Spec.SecurityContext.RunAsNonRoot ||
 		*c.SecurityContext.AllowPrivilegeEscalation || !*c.SecurityContext.ReadOnlyRootFilesystem ||
-		c.SecurityContext.Capabilities.Drop[0] != "ALL" || c.Image != "image:v1" || c.ImagePullPolicy != corev1.PullIfNotPresent {
+		c.SecurityContext.Capabilities.Drop[0] != "ALL" || c.Image != "image:v1" ||
+		c.ImagePullPolicy != corev1.PullIfNotPresent {
 		t.Errorf("%+v", p.Spec)
 	}
 	p.Status = corev1.PodStatus{Phase: corev1.PodPending, PodIPs: []corev1.PodIP{{IP: "10.0.0.1"}, {IP: "fd00::1"}},
@@ -122,7 +125,8 @@ func TestObjectsOfATest(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, v := range []Service{{Name: "a", App: "x", Type: "ClusterIP", TCP: 80, UDP: 53},
-		{Name: "b", App: "x", Type: "ClusterIP", Headless: true, TCP: 80}, {Name: "c", Type: "ExternalName", Target: "a.b"}} {
+		{Name: "b", App: "x", Type: "ClusterIP", Headless: true, TCP: 80}, {Name: "c", Type: "ExternalName",
+			Target: "a.b"}} {
 		if _, err := s.CreateService(t.Context(), v); err != nil {
 			t.Fatal(err)
 		}
@@ -199,7 +203,8 @@ func TestACommandRunsOnEachNode(t *testing.T) {
 	api.PrependReactor("create", "pods", start)
 	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
 	defer cancel()
-	if _, err := OnNodes(ctx, client, "check", "image", []string{"n3"}, Access{Writable: true}, "/wayleave"); err == nil {
+	if _, err := OnNodes(ctx, client, "check", "image", []string{"n3"}, Access{Writable: true},
+		"/wayleave"); err == nil {
 		t.Error("a node that does not answer is no error")
 	}
 	if pods["n3"].Spec.Containers[0].VolumeMounts[0].ReadOnly {
