@@ -41,7 +41,8 @@ func connectivityCommand(image string, cluster cli.Cluster) *cobra.Command {
 		Short: "Try pods, Services, DNS, Ingress, full-size packets and policies from pods on the nodes",
 		Long: "It starts pods of Wayleave's own image on each node, in a namespace of its own, and has them " +
 			"try, in each\n" +
-			"family of the cluster: pods of the same and of other nodes, packets of the path's MTU, Services of\neach " +
+			"family of the cluster: pods of the same and of other nodes, packets of the path's MTU, Services " +
+			"of\neach " +
 			"type, DNS, an Ingress, and what policies allow and deny. It then removes the namespace, also after ^C.\n" +
 			"It needs no registry where the image is on the nodes, and works on clusters without Wayleave.\n" +
 			"Each line that is not good says what to do.\n" +

@@ -47,7 +47,8 @@ func Uninstall(release deploy.Release, cluster cli.Cluster, node OnNode) *cobra.
 	c := &cobra.Command{
 		Use:   "uninstall [--verify | --cluster]",
 		Short: "Take every rule, route, link, address and file of ours off this node, or Wayleave off a cluster",
-		Long: "On a node, run it as root, after the DaemonSet is deleted: the program is in the image, and copied\nout " +
+		Long: "On a node, run it as root, after the DaemonSet is deleted: the program is in the image, and " +
+			"copied\nout " +
 			"by `ctr images mount` (docs/operations.md). It ends by looking whether anything is left; --verify " +
 			"only looks.\n" +
 			"With --cluster it deletes the workloads, waits until their pods have ended, has a pod on each " +

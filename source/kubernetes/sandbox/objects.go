@@ -12,6 +12,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"wayleave.dev/internal/apiaddr"
 )
 
 const (
@@ -115,7 +117,7 @@ func (s *Sandbox) Pods(ctx context.Context) (out []PodState, err error) {
 		}
 		one.Problem = strings.Join(strings.Fields(one.Problem), " ")
 		for _, ip := range p.Status.PodIPs {
-			if a, err := netip.ParseAddr(ip.IP); err == nil {
+			if a, err := apiaddr.ParseAddr(ip.IP); err == nil {
 				one.Addrs = append(one.Addrs, a)
 			}
 		}
@@ -179,7 +181,7 @@ func (s *Sandbox) Exposed(ctx context.Context, namespace, name string) (Exposed,
 
 func exposed(o *corev1.Service) (out Exposed) {
 	for _, ip := range o.Spec.ClusterIPs {
-		if a, err := netip.ParseAddr(ip); err == nil {
+		if a, err := apiaddr.ParseAddr(ip); err == nil {
 			out.Addrs = append(out.Addrs, a)
 		}
 	}
@@ -191,7 +193,7 @@ func exposed(o *corev1.Service) (out Exposed) {
 		}
 	}
 	for _, i := range o.Status.LoadBalancer.Ingress {
-		if a, err := netip.ParseAddr(i.IP); err == nil {
+		if a, err := apiaddr.ParseAddr(i.IP); err == nil {
 			out.External = append(out.External, a)
 		}
 	}
@@ -248,7 +250,7 @@ func (s *Sandbox) IngressAddrs(ctx context.Context, name string) (out []netip.Ad
 		return nil, fmt.Errorf("ingress %s/%s: %w", s.name, name, err)
 	}
 	for _, i := range o.Status.LoadBalancer.Ingress {
-		if a, err := netip.ParseAddr(i.IP); err == nil {
+		if a, err := apiaddr.ParseAddr(i.IP); err == nil {
 			out = append(out, a)
 		}
 	}

@@ -20,6 +20,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"wayleave.dev/internal/apiaddr"
 	kubesource "wayleave.dev/source/kubernetes"
 	"wayleave.dev/source/kubernetes/fleet"
 )
@@ -163,7 +164,7 @@ func Nodes(ctx context.Context, client *kubesource.Client) (out []Node, err erro
 		}
 		one := Node{Name: n.Name}
 		for _, a := range n.Status.Addresses {
-			if addr, err := netip.ParseAddr(a.Address); err == nil && a.Type == corev1.NodeInternalIP {
+			if addr, err := apiaddr.ParseAddr(a.Address); err == nil && a.Type == corev1.NodeInternalIP {
 				one.Addrs = append(one.Addrs, addr)
 			}
 		}
