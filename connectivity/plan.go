@@ -112,14 +112,15 @@ func (r *run) open() (out []attempt) {
 
 func (r *run) toPod(add func(group, Probe), c, s sandbox.PodState) {
 	for _, a := range s.Addrs {
-		for kind, port := range map[Kind]int{HTTP: TCPPort, UDP: UDPPort} {
-			add(podGroup(c.Node == s.Node, kind, a), Probe{Kind: kind, To: at(a, port), Want: []string{s.Name}})
+		for _, p := range []Probe{{Kind: HTTP, To: at(a, TCPPort)}, {Kind: UDP, To: at(a, UDPPort)}} {
+			p.Want = []string{s.Name}
+			add(podGroup(c.Node == s.Node, p.Kind, a), p)
 		}
 		if c.Node == s.Node || r.skips(PartMTU) {
 			continue
 		}
-		for kind, port := range map[Kind]int{Large: TCPPort, Path: UDPPort} {
-			add(pathGroup(kind, a), Probe{Kind: kind, To: at(a, port)})
+		for _, p := range []Probe{{Kind: Large, To: at(a, TCPPort)}, {Kind: Path, To: at(a, UDPPort)}} {
+			add(pathGroup(p.Kind, a), p)
 		}
 	}
 }

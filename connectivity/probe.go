@@ -9,6 +9,7 @@ package connectivity
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -117,26 +118,27 @@ func (p Probe) try(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, probeWithin)
 	defer cancel()
 	failed := 0
+	var last error
 	for {
 		err := p.once(ctx)
-		if err != nil && ctx.Err() == nil {
-			failed++
-		} else if err == nil {
-			failed = 0
-		}
 		switch {
-		case p.Denied && failed >= denials:
+		case err == nil && !p.Denied:
 			return nil
-		case p.Denied && err == nil:
-			err = errors.New("it is answered, and must be denied")
-		case p.Denied:
-			err = errors.New("too few attempts were denied in time")
 		case err == nil:
-			return nil
+			failed, last = 0, errors.New("it is answered, and must be denied")
+		case ctx.Err() != nil: // the time was over in the attempt: it says less than the one before
+			last = cmp.Or(last, err)
+		case !p.Denied:
+			last = err
+		default:
+			if failed++; failed >= denials {
+				return nil
+			}
+			last = cmp.Or(last, errors.New("too few attempts were denied in time"))
 		}
 		select {
 		case <-ctx.Done():
-			return err
+			return last
 		case <-time.After(between):
 		}
 	}

@@ -39,11 +39,10 @@ func (r *Removal) Objects() (out []string) {
 // PlanUninstall finds what a cluster has of the manifest, of the recorded revision, and of what the writer has made.
 // Objects of others are not among it.
 func (c Cluster) PlanUninstall(ctx context.Context, manifest []byte) (*Removal, error) {
-	p, err := c.plan(ctx, manifest, nil)
+	all, err := c.everything(ctx, manifest)
 	if err != nil {
 		return nil, err
 	}
-	all := append(slices.Clone(p.objects), p.prune...)
 	r := &Removal{Kept: []string{
 		"the Service kube-dns of kube-system: pods know its address",
 		"the kinds of wayleave.dev and their objects: kubectl get crd -o name | grep wayleave.dev | xargs " +
@@ -82,6 +81,34 @@ func (c Cluster) PlanUninstall(ctx context.Context, manifest []byte) (*Removal, 
 	revisions, err := c.revisionSecrets(ctx)
 	r.rest = append(r.rest, revisions...) // last: what is left after a failure is found by them
 	return r, err
+}
+
+// everything are the objects of a manifest and of all recorded ones. Settings play no part: a cluster whose settings
+// are refused can be cleaned, too.
+func (c Cluster) everything(ctx context.Context, manifest []byte) ([]*unstructured.Unstructured, error) {
+	all, err := parse(manifest)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.refuseHelm(ctx, all); err != nil {
+		return nil, err
+	}
+	revisions, err := c.revisions(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range revisions {
+		before, err := parse(r.Manifest)
+		if err != nil {
+			return nil, fmt.Errorf("revision %d: %w", r.Number, err)
+		}
+		for _, o := range before {
+			if !slices.ContainsFunc(all, func(x *unstructured.Unstructured) bool { return isSame(o, x) }) {
+				all = append(all, o)
+			}
+		}
+	}
+	return all, nil
 }
 
 // foreignIn names what is in the namespace of the nodes' Leases and is not Wayleave's.

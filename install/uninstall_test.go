@@ -129,6 +129,22 @@ func TestUninstallWaitsForAgents(t *testing.T) {
 	}
 }
 
+// Settings that no version takes, and objects that only an earlier version had, are no reason to stay.
+func TestUninstallNeedsNoGoodSettings(t *testing.T) {
+	f := newFake(t)
+	old := string(manifestOf(t, "v0.1.0")) + "\n---\napiVersion: v1\nkind: ServiceAccount\nmetadata:\n" +
+		"  name: wayleave-old\n  namespace: kube-system\n"
+	f.install([]byte(old))
+	f.edit(operatorsMap, settingsKey, "mode: nonsense\n")
+	r, err := f.uninstall(t.Context())
+	if err != nil || !slices.Contains(r.Objects(), "ServiceAccount kube-system/wayleave-old") {
+		t.Errorf("%v: %v", err, r)
+	}
+	if f.get("DaemonSet", Namespace, "wayleave") != nil || f.get("ConfigMap", Namespace, operatorsMap) == nil {
+		t.Error("the DaemonSet is there, or the operator's settings are gone")
+	}
+}
+
 // An installation of Helm is Helm's to remove.
 func TestUninstallRefusesHelm(t *testing.T) {
 	f := newFake(t)

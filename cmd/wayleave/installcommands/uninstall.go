@@ -92,6 +92,9 @@ func (u *uninstaller) ofCluster(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
+	if u.file == "" {
+		u.release.Version = deploy.DevVersion // objects' names have no version; that of this build may be no release's
+	}
 	manifest, err := u.manifest(cmd)
 	if err != nil {
 		return cli.NoAnswer(err)
