@@ -51,6 +51,7 @@ type Config struct {
 	IPVS          IPVS
 	DNS           DNS
 	LoadBalancer  LoadBalancer
+	BGP           BGP
 	NetworkPolicy NetworkPolicy
 	Ingress       Ingress
 	// Unused lists settings that have no effect, a line each: fields of a KubeProxyConfiguration, and keys of a file
@@ -150,6 +151,11 @@ type LoadBalancer struct {
 	PeerPort int
 	// Settle is how long a node that has just started leaves addresses to others.
 	Settle time.Duration
+}
+
+// BGP holds the settings of BGP. Objects have the rest: BGPConfiguration, BGPPeer and BGPAdvertisement.
+type BGP struct {
+	Enabled bool
 }
 
 // NetworkPolicy holds the settings of NetworkPolicy.
@@ -374,6 +380,9 @@ func settings() []setting {
 		{"loadbalancer.settle", "5s", duration(func(c *Config) *time.Duration { return &c.LoadBalancer.Settle }, 0,
 			10*time.Minute), []string{
 			"How long a node that has just started leaves addresses to other nodes: 0s to 10m."}},
+		{"bgp.enabled", "false", boolean(func(c *Config) *bool { return &c.BGP.Enabled }), []string{
+			"Sessions with BGP peers, as BGPPeers, BGPAdvertisements and the BGPConfiguration say. Nodes then listen",
+			"for them on TCP port 179 of their InternalIPs. false: no process, no port."}},
 		{"networkpolicy.enabled", "true", boolean(func(c *Config) *bool { return &c.NetworkPolicy.Enabled }), []string{
 			"Enforce NetworkPolicies. Every agent then watches all pods of the cluster. false: another program",
 			"enforces them, or none does."}},

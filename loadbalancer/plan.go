@@ -65,7 +65,7 @@ func Plan(byDefault bool) func(model.Snapshot, model.Name) (Announcement, bool, 
 		out := Announcement{Unclassed: svc.LoadBalancer.Class == ""}
 		var problems []model.Problem
 		for _, addr := range svc.LoadBalancerIPs {
-			p := poolOf(snap, addr)
+			p := PoolOf(snap, addr)
 			if p == nil || !p.L2.Enabled {
 				continue // the allocator reports addresses outside of pools
 			}
@@ -84,8 +84,8 @@ func Plan(byDefault bool) func(model.Snapshot, model.Name) (Announcement, bool, 
 	}
 }
 
-// poolOf returns the pool of an address: if several contain it, the oldest, as in the allocator.
-func poolOf(snap model.Snapshot, addr netip.Addr) (best *model.AddressPool) {
+// PoolOf returns the pool of an address: if several contain it, the oldest, as in the allocator.
+func PoolOf(snap model.Snapshot, addr netip.Addr) (best *model.AddressPool) {
 	for p := range snap.AddressPools() {
 		if p.Contains(addr) && (best == nil || p.Before(best)) {
 			best = p
@@ -98,7 +98,7 @@ func poolOf(snap model.Snapshot, addr netip.Addr) (best *model.AddressPool) {
 func eligible(snap model.Snapshot, svc *model.Service, p *model.AddressPool) []string {
 	var local map[string]bool
 	if svc.ExternalLocal {
-		local = withEndpoints(snap, svc)
+		local = WithEndpoints(snap, svc)
 	}
 	var out []string
 	for n := range snap.Nodes() { // in order of names
@@ -110,9 +110,9 @@ func eligible(snap model.Snapshot, svc *model.Service, p *model.AddressPool) []s
 	return out
 }
 
-// withEndpoints returns the nodes with a ready endpoint of the Service; if there is none anywhere, those with a
+// WithEndpoints returns the nodes with a ready endpoint of the Service; if there is none anywhere, those with a
 // terminating endpoint that still serves (KEP-1669).
-func withEndpoints(snap model.Snapshot, svc *model.Service) map[string]bool {
+func WithEndpoints(snap model.Snapshot, svc *model.Service) map[string]bool {
 	ready, serving := map[string]bool{}, map[string]bool{}
 	for slice := range snap.EndpointSlices(svc.Name) {
 		if slice.NotProxied { // no node sends packets there

@@ -27,7 +27,7 @@ func Count(snap model.Snapshot, byDefault bool) Tally {
 		}
 		t.Served++
 		for _, a := range s.LoadBalancer.Given {
-			if p := poolOf(snap, a); p != nil {
+			if p := PoolOf(snap, a); p != nil {
 				t.Used[p.Name]++
 			}
 		}

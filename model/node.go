@@ -15,7 +15,8 @@ type Node struct {
 	PodCIDRs    []netip.Prefix
 	Zone        string
 	Ready       bool
-	// Leaving nodes are being deleted: load balancers should send nothing to them.
+	// Leaving nodes are being deleted, or have the taint node.kubernetes.io/out-of-service: load balancers should send
+	// nothing to them.
 	Leaving bool
 	// Excluded nodes answer for no load balancer's address
 	// (node.kubernetes.io/exclude-from-external-load-balancers).

@@ -399,7 +399,7 @@ func Node(in *corev1.Node) (*model.Node, []model.Problem) {
 		}
 	}
 	out.Leaving = in.DeletionTimestamp != nil || slices.ContainsFunc(in.Spec.Taints,
-		func(t corev1.Taint) bool { return t.Key == toBeDeleted })
+		func(t corev1.Taint) bool { return t.Key == toBeDeleted || t.Key == corev1.TaintNodeOutOfService })
 	for _, cond := range in.Status.Conditions {
 		if cond.Type == corev1.NodeReady {
 			out.Ready = cond.Status == corev1.ConditionTrue

@@ -365,3 +365,17 @@ func TestANodeWithExternalIPsAlone(t *testing.T) {
 		}
 	}
 }
+
+// Load balancers send nothing to a node that is being deleted, or is out of service.
+func TestLeavingNodes(t *testing.T) {
+	for taint, want := range map[string]bool{"": false, "example.com/other": false, toBeDeleted: true,
+		corev1.TaintNodeOutOfService: true} {
+		in := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n"}}
+		if taint != "" {
+			in.Spec.Taints = []corev1.Taint{{Key: taint, Effect: corev1.TaintEffectNoExecute}}
+		}
+		if n, _ := Node(in); n.Leaving != want {
+			t.Errorf("taint %q: leaving %t", taint, n.Leaving)
+		}
+	}
+}

@@ -3,6 +3,7 @@ package features
 
 import (
 	"wayleave.dev/agent"
+	"wayleave.dev/agent/bgp"
 	"wayleave.dev/agent/dns"
 	"wayleave.dev/agent/hostfirewall"
 	"wayleave.dev/agent/ingress"
@@ -22,6 +23,7 @@ func All() []agent.Feature {
 		hostfirewall.New(),
 		service.New(),
 		loadbalancer.New(),
+		bgp.New(),
 		ingress.New(),
 	}
 }

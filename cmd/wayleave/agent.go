@@ -11,6 +11,7 @@ import (
 	"wayleave.dev/agent"
 	"wayleave.dev/agent/features"
 	"wayleave.dev/internal/memlimit"
+	bgpspeaker "wayleave.dev/loadbalancer/bgp/speaker"
 	"wayleave.dev/loadbalancer/l2/speaker"
 	kubesource "wayleave.dev/source/kubernetes"
 	"wayleave.dev/statusserver"
@@ -80,6 +81,10 @@ func discoverCommand() *cobra.Command {
 // capabilities, and are told everything over descriptor 3.
 func l2Command() *cobra.Command {
 	return childCommand("l2", "Answer ARP and NDP for load balancers' addresses (the agent starts it)", speaker.Main)
+}
+
+func bgpCommand() *cobra.Command {
+	return childCommand("bgp", "Hold BGP sessions with routers (the agent starts it)", bgpspeaker.Main)
 }
 
 func statusServerCommand() *cobra.Command {

@@ -21,6 +21,8 @@ import (
 	proxy "wayleave.dev/agent/service"
 	"wayleave.dev/config"
 	"wayleave.dev/internal/testnet"
+	"wayleave.dev/loadbalancer/bgp"
+	bgpspeaker "wayleave.dev/loadbalancer/bgp/speaker"
 	"wayleave.dev/loadbalancer/l2"
 	"wayleave.dev/loadbalancer/l2/speaker"
 	"wayleave.dev/loadbalancer/peers"
@@ -30,7 +32,7 @@ import (
 
 // As a child, the test's program is the process that the agent starts.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && (os.Args[1] == "l2" || os.Args[1] == "status-server") {
+	if len(os.Args) > 1 && (os.Args[1] == "l2" || os.Args[1] == "bgp" || os.Args[1] == "status-server") {
 		c := root()
 		c.SetArgs(os.Args[1:])
 		if err := c.Execute(); err != nil {
@@ -91,7 +93,11 @@ func TestListenersChild(t *testing.T) {
 			Interfaces: []string{"eth0"}},
 			{Addr: netip.MustParseAddr("fd09::100"), Service: "default/web", Eligible: []string{"node1"},
 				Interfaces: []string{"eth0"}}}})
-	t.Error(agent.All(t.Context(), proxy.New().Leave(a)[0].Run, s.Run))
+	b := bgpspeaker.New(log, "bgp")
+	b.Set(bgp.State{ASN: 64512, RouterID: netip.MustParseAddr(rigNode), Port: 179,
+		Listen: []netip.Addr{netip.MustParseAddr(rigNode)}, Sessions: []bgp.Session{{Name: "BGPPeer other",
+			Addr: netip.MustParseAddr(rigOther), ASN: 65000, Hold: 90 * time.Second, Passive: true, V4: true}}})
+	t.Error(agent.All(t.Context(), proxy.New().Leave(a)[0].Run, s.Run, b.Run))
 }
 
 // nodeRig is a running node of which everything listens that does not need the API server.

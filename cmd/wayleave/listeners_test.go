@@ -1,9 +1,11 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"maps"
@@ -244,6 +246,7 @@ func suite() []flooded {
 		testnet.Eventually(r.t, 20*time.Second, lives)
 		return lives
 	}
+	speaks := func(r *nodeRig) func() error { return r.speaksBGP }
 	return []flooded{
 		{"tcp *:10256", "tcp", rigNode + ":10256", outside, strangers(600), "status-server", 512, 64 << 20, request,
 			append(slices.Clone(request), "\r\n\r\n"...), good(outside, "10.8.200.1", rigNode+":10256", "/livez")},
@@ -263,11 +266,38 @@ func suite() []flooded {
 			heartbeat, beats},
 		{"tcp node:7946", "tcp", rigNode + ":7946", outside, []netip.Addr{netip.MustParseAddr(rigOther)}, "l2", 64,
 			64 << 20, heartbeat, heartbeat, beats},
+		{"tcp node:179", "tcp", rigNode + ":179", outside, strangers(200), "bgp", 64, 128 << 20, bgpOpen()[:20],
+			bgpOpen(), speaks},
 		{"udp node:7946", "udp", rigNode + ":7946", outside, strangers(200), "l2", 64, 64 << 20, heartbeat,
 			heartbeat, beats},
 		{"udp node:7946", "udp", rigNode + ":7946", outside, []netip.Addr{netip.MustParseAddr(rigOther)}, "l2", 64,
 			64 << 20, heartbeat, heartbeat, beats},
 	}
+}
+
+// bgpOpen is an OPEN of a stranger.
+func bgpOpen() []byte {
+	m := append(bytes.Repeat([]byte{0xff}, 16), 0, 29, 1, 4, 0xfd, 0xe8, 0, 90, 10, 8, 1, 1, 0)
+	return m
+}
+
+// speaksBGP waits until the peer that connects gets an OPEN: after a connection that was lost the process waits, too.
+func (r *nodeRig) speaksBGP() error {
+	var err error
+	for end := time.Now().Add(15 * time.Second); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+		var c net.Conn
+		if c, err = r.outside.DialFrom("tcp", rigOther+":0", rigNode+":179", 5*time.Second); err != nil {
+			continue
+		}
+		head := make([]byte, 19)
+		_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+		_, err = io.ReadFull(c, head)
+		_ = c.Close()
+		if err == nil && head[18] == 1 {
+			return nil
+		}
+	}
+	return fmt.Errorf("no OPEN: %w", err)
 }
 
 // flood is a kind of them.

@@ -111,7 +111,7 @@ func TestHelpHidesInternalCommands(t *testing.T) {
 	}
 	_, list, _ := strings.Cut(out, "Available Commands:")
 	list, _, _ = strings.Cut(list, "Flags:")
-	for _, internal := range []string{"agent", "writer", "discover", "proxy", "l2", "status-server", "listeners",
+	for _, internal := range []string{"agent", "writer", "discover", "proxy", "l2", "bgp", "status-server", "listeners",
 		"health"} {
 		if strings.Contains(list, "\n  "+internal+" ") {
 			t.Errorf("help shows %s", internal)

@@ -93,10 +93,10 @@ func (p *Process) End(ctx context.Context) error {
 	}
 }
 
-// Main is the main function of a child: it drops all rights, verifies that, and only then runs with the socket to its
-// parent and its log. name is in each line of the log.
-func Main(name string, run func(*net.UnixConn, *slog.Logger) error) error {
-	if err := Confine(); err != nil {
+// Main is the main function of a child: it drops all rights but keep, verifies that, and only then runs with the socket
+// to its parent and its log. name is in each line of the log.
+func Main(name string, run func(*net.UnixConn, *slog.Logger) error, keep ...Capability) error {
+	if err := Confine(keep...); err != nil {
 		return err
 	}
 	// It ends when its socket does, not on a signal to the agent's process group.

@@ -16,14 +16,14 @@ import (
 // confinedEnv marks the program as executed again by Confine.
 const confinedEnv = "WAYLEAVE_CONFINED"
 
-// Confine removes every capability of this process, and the way to regain one (no_new_privs); and access to files other
-// than its own, if the kernel supports that (see lockFiles).
+// Confine removes every capability of this process but keep, and the way to regain one (no_new_privs); and access to
+// files other than its own, if the kernel supports that (see lockFiles).
 //
 // Go has many threads, and a thread can drop only its own capabilities. Therefore one thread drops everything and
 // executes the program again, which ends all other threads. When Confine returns nil, it has checked every thread: none
-// has a capability, and none can gain any.
-func Confine() error {
-	err := Confined()
+// has another capability, and none can gain any.
+func Confine(keep ...Capability) error {
+	err := Confined(keep...)
 	if err == nil {
 		return nil
 	}
@@ -40,9 +40,21 @@ func Confine() error {
 	// With no_new_privs, a program executed by root has no more rights than the thread had: the bounding set need not
 	// be emptied, which would need CAP_SETPCAP.
 	head := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var none [2]unix.CapUserData
-	if err := unix.Capset(&head, &none[0]); err != nil {
+	var kept [2]unix.CapUserData
+	for _, c := range keep {
+		kept[c/32].Permitted |= 1 << (c % 32)
+	}
+	// Other users than root keep a capability only across an execution that is told so: it is ambient.
+	for i := range kept {
+		kept[i].Effective, kept[i].Inheritable = kept[i].Permitted, kept[i].Permitted
+	}
+	if err := unix.Capset(&head, &kept[0]); err != nil {
 		return fmt.Errorf("drop capabilities: %w", err)
+	}
+	for _, c := range keep {
+		if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_RAISE, uintptr(c), 0, 0); err != nil {
+			return fmt.Errorf("keep capability %d: %w", c, err)
+		}
 	}
 	if _, err := lockFiles(); err != nil {
 		return err
@@ -51,29 +63,39 @@ func Confine() error {
 	return fmt.Errorf("execute again without capabilities: %w", err)
 }
 
-// Confined returns which right a thread of this process still has, or nil.
-func Confined() error {
+// Capability is the number of a capability in linux/capability.h.
+type Capability uint
+
+// BindService is the right to bind ports below 1024.
+const BindService Capability = unix.CAP_NET_BIND_SERVICE
+
+// Confined returns which right except keep a thread of this process still has, or nil.
+func Confined(keep ...Capability) error {
 	files, err := filepath.Glob("/proc/self/task/*/status")
 	if err != nil || len(files) == 0 {
 		return errors.Join(errors.New("no threads below /proc/self/task"), err)
 	}
 	for _, f := range files {
 		// A thread may end during the check; the one that checks does not.
-		if err := confined(f); err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ESRCH) {
+		if err := confined(f, keep); err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ESRCH) {
 			return err
 		}
 	}
 	return nil
 }
 
-func confined(status string) error {
+func confined(status string, keep []Capability) error {
 	f, err := os.Open(status)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	want := map[string]string{"CapInh": strings.Repeat("0", 16), "CapPrm": strings.Repeat("0", 16),
-		"CapEff": strings.Repeat("0", 16), "CapAmb": strings.Repeat("0", 16), "NoNewPrivs": "1"}
+	var set uint64
+	for _, c := range keep {
+		set |= 1 << c
+	}
+	kept := fmt.Sprintf("%016x", set)
+	want := map[string]string{"CapInh": kept, "CapPrm": kept, "CapEff": kept, "CapAmb": kept, "NoNewPrivs": "1"}
 	lines := bufio.NewScanner(f)
 	for lines.Scan() {
 		key, value, _ := strings.Cut(lines.Text(), ":")

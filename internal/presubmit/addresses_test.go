@@ -24,6 +24,7 @@ func strictParsers() map[string]string {
 		"podnetwork/cni/request.go": "CNI's own arguments", "service/iptables/mode.go": "rules of the kernel",
 		"agent/loadbalancer/links.go":     "addresses of interfaces",
 		"statusserver/pace.go":            "sockets",
+		"loadbalancer/bgp/speaker":        "what the BGP library says of peers and prefixes",
 		"loadbalancer/peers/transport.go": "sockets", "explain/policy.go": "arguments of a command",
 		"service/conformance": "tests", "lab": "tests", "bench": "measurements", "hack": "tools",
 	}

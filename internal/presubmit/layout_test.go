@@ -12,7 +12,8 @@ import (
 func TestTheAgentKnowsNoFeature(t *testing.T) {
 	features := []string{"service", "podnetwork", "dns", "networkpolicy", "loadbalancer", "ingress", "gateway", "proxy"}
 	// Ingress is served by the proxy. A data plane is one for several features.
-	also := map[string][]string{"ingress": {"proxy"}, "dataplane": features}
+	// BGP announces what the load balancer gives.
+	also := map[string][]string{"ingress": {"proxy"}, "dataplane": features, "bgp": {"loadbalancer/bgp"}}
 	for _, p := range packages(t) {
 		self, ok := strings.CutPrefix(p.ImportPath, module+"agent")
 		if !ok || self == "/features" {

@@ -1,0 +1,182 @@
+package bgp
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"wayleave.dev/agent"
+	"wayleave.dev/config"
+	"wayleave.dev/internal/testnet"
+	"wayleave.dev/loadbalancer/bgp"
+	"wayleave.dev/loadbalancer/bgp/speaker"
+	"wayleave.dev/model"
+)
+
+// The test's binary is the test, the agent of a node, and the process that the agent starts.
+func TestMain(m *testing.M) {
+	log := slog.New(slog.NewTextHandler(os.Stderr, nil)).With("pid", os.Getpid())
+	var err error
+	switch {
+	case len(os.Args) > 1 && os.Args[1] == "bgp":
+		err = speaker.Main()
+	case len(os.Args) > 2 && os.Args[1] == "agent":
+		err = node(log, os.Args[2])
+	default:
+		os.Exit(m.Run())
+	}
+	if err != nil {
+		log.Error("ended", "err", err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+// node runs the feature with objects, which change by the lines on the standard input.
+func node(log *slog.Logger, run string) error {
+	store, err := model.NewStore()
+	if err != nil {
+		return err
+	}
+	cfg := config.Default()
+	cfg.BGP.Enabled, cfg.Service.Enabled = true, false
+	f := New()
+	a := &agent.Node{Name: "node1", Core: agent.NewCore(log, store, cfg, []agent.Feature{f}),
+		Dirs: agent.Dirs{Run: run}}
+	if err := store.Write(objects); err != nil {
+		return err
+	}
+	store.MarkSynced(bgp.Kinds)
+	ctx, cancel := context.WithCancel(context.Background())
+	go func() {
+		defer cancel()
+		for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
+			me, _ := store.Snapshot().Node("node1")
+			changed := *me
+			changed.Excluded = lines.Text() == "drain"
+			_ = store.Write(func(w *model.Writer) { w.PutNode(&changed) })
+		}
+	}()
+	if err := f.Own(a)[0].Run(ctx); ctx.Err() == nil {
+		return err
+	}
+	return nil
+}
+
+func objects(w *model.Writer) {
+	w.PutNode(&model.Node{Name: "node1", InternalIPs: []netip.Addr{netip.MustParseAddr("10.9.0.1")}})
+	w.PutNamespace(&model.Namespace{Name: "default"})
+	w.PutAddressPool(&model.AddressPool{Name: "routed", BGP: true, Ranges: []model.Range{
+		{From: netip.MustParseAddr("192.0.2.0"), To: netip.MustParseAddr("192.0.2.255")}}})
+	w.PutService(&model.Service{Name: model.Name{Namespace: "default", Name: "web"}, Type: model.LoadBalancer,
+		LoadBalancer: &model.Balancer{}, LoadBalancerIPs: []netip.Addr{netip.MustParseAddr("192.0.2.10")}})
+	w.PutBGPPeer(&model.BGPPeer{Name: "rack", Address: netip.MustParseAddr("10.9.0.254"), ASN: 65000, IPv4: true,
+		Timers: model.BGPTimers{Hold: 9 * time.Second, Keepalive: 3 * time.Second, Connect: 2 * time.Second}})
+	w.PutBGPAdvertisement(&model.BGPAdvertisement{Name: "all", Length4: 32, Length6: 128,
+		Addresses: model.AnnounceLoadBalancerIPs})
+}
+
+const routerConfig = `log stderr all;
+router id 10.9.0.254;
+protocol device {}
+protocol kernel { ipv4 { export all; import none; }; }
+protocol bgp node1 { local as 65000; neighbor 10.9.0.1 as 64512; hold time 9; ipv4 { import all; export none; }; }
+`
+
+// A Service's address reaches a router while the node does not drain, and stays there when the agent is killed and
+// starts
+// again.
+func TestAServiceReachesARouter(t *testing.T) {
+	ns, router := testnet.New(t, "node1"), testnet.New(t, "router")
+	testnet.Veth(ns, "eth0", router, "eth0")
+	ns.Addr("eth0", "10.9.0.1/24")
+	router.Addr("eth0", "10.9.0.254/24")
+	r := testnet.NewBIRD(router, routerConfig)
+	run := t.TempDir()
+	start := func() (*exec.Cmd, func(string)) {
+		cmd := exec.Command("/proc/self/exe", "agent", run)
+		cmd.Stderr = os.Stderr
+		in, err := cmd.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		ns.Must(cmd.Start)
+		t.Cleanup(func() { _ = in.Close(); _ = cmd.Process.Kill(); _ = cmd.Wait() })
+		return cmd, func(line string) {
+			if _, err := fmt.Fprintln(in, line); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	has := func(want bool) {
+		t.Helper()
+		testnet.Eventually(t, 60*time.Second, func() error {
+			out, err := r.Try("show", "route", "192.0.2.10/32")
+			if strings.Contains(out, "Network not found") { // birdc fails
+				err = nil
+			}
+			if err == nil && strings.Contains(out, "via 10.9.0.1") != want {
+				err = fmt.Errorf("want a route: %t\n%s", want, out)
+			}
+			return err
+		})
+	}
+	cmd, tell := start()
+	has(true)
+	tell("drain")
+	has(false)
+	tell("stay")
+	has(true)
+	if err := unix.Kill(cmd.Process.Pid, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait()
+	_, tell = start()
+	for end := time.Now().Add(12 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+		if out := r.Show("show", "route", "192.0.2.10/32"); !strings.Contains(out, "via 10.9.0.1") {
+			t.Fatalf("the route is lost:\n%s", out)
+		}
+	}
+	tell("drain")
+	has(false)
+}
+
+// The best path of a prefix is first, and the paths of one next hop are one.
+func TestPathsOfAPrefix(t *testing.T) {
+	p := netip.MustParsePrefix("10.244.2.0/24")
+	a, b := netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("fe80::2%eth0")
+	got := routesOf([]bgp.Route{{Prefix: p, NextHop: b, Session: "BGPPeer rack"},
+		{Prefix: p, NextHop: a, Session: "Node node2", Best: true}, {Prefix: p, NextHop: a, Session: "Node node2"}})
+	want := &model.BGPRoute{Prefix: p, Hops: []model.BGPHop{{Addr: a, Peer: "node2", Node: true},
+		{Addr: b.WithZone(""), Interface: "eth0", Peer: "rack"}}}
+	if len(got) != 1 || !got[0].Equal(want) {
+		t.Errorf("%+v, want %+v", got[0], want)
+	}
+}
+
+// The table and the problems say which side saw what.
+func TestStatusOfSessions(t *testing.T) {
+	now := time.Now()
+	raw := []byte(`[{"name":"BGPPeer rack","addr":"10.0.0.254","state":"established","asn":65000,"advertised":3,` +
+		`"received":2,"accepted":1,"gracefulRestart":true},{"name":"BGPPeer other","addr":"10.0.0.253",` +
+		`"state":"idle","asn":65001,"error":"the peer ended the session: bad peer AS"}]`)
+	out, err := sessions(raw, now)
+	for _, want := range []string{"BGPPeer rack   10.0.0.254  65000  established", "3     2         1         graceful",
+		"the peer ended the session: bad peer AS"} {
+		if err != nil || !strings.Contains(out, want) {
+			t.Errorf("%v: no %q in\n%s", err, want, out)
+		}
+	}
+	if out, err := sessions(nil, now); err != nil || !strings.Contains(out, "no BGP session") {
+		t.Errorf("%q, %v", out, err)
+	}
+}
