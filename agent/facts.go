@@ -38,6 +38,9 @@ func ReservedPorts(cfg config.Config) model.Reserved {
 	if cfg.PodNetwork.Enabled {
 		r.VXLAN = uint16(cfg.PodNetwork.VXLANPort)
 	}
+	if cfg.Encrypts() {
+		r.WireGuard = uint16(cfg.PodNetwork.WireGuardPort)
+	}
 	return r
 }
 

@@ -94,6 +94,10 @@ func listenersOf(cfg config.Config) (out []listener) {
 		listener{"tcp", dns.NodePort, "the cluster DNS", "dns.enabled: false", Failed})
 	add(cfg.PodNetwork.Enabled, listener{"udp", uint16(cfg.PodNetwork.VXLANPort), "VXLAN", "podnetwork.vxlanPort: PORT",
 		Failed})
+	for i := range 2 {
+		add(cfg.Encrypts(), listener{"udp", uint16(cfg.PodNetwork.WireGuardPort + i), "WireGuard",
+			"podnetwork.wireguardPort: PORT", Failed})
+	}
 	add(cfg.LoadBalancer.Enabled,
 		listener{"udp", uint16(cfg.LoadBalancer.PeerPort), "heartbeats", "loadbalancer.peerPort: PORT", Failed},
 		listener{"tcp", uint16(cfg.LoadBalancer.PeerPort), "heartbeats", "loadbalancer.peerPort: PORT", Failed})

@@ -139,6 +139,16 @@ func port(at func(*Config) *int) setter {
 	}
 }
 
+// wireguardPort accepts a port that has one behind it.
+func wireguardPort(c *Config, v any) error {
+	n, ok := v.(float64)
+	if !ok || n != float64(int(n)) || n < 1 || n > 65534 {
+		return errors.New("a port from 1 to 65534 is allowed")
+	}
+	c.PodNetwork.WireGuardPort = int(n)
+	return nil
+}
+
 // metricsPort accepts 0, and a port that no component of a node uses.
 func metricsPort(c *Config, v any) error {
 	n, ok := v.(float64)

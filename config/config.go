@@ -77,6 +77,14 @@ type PodNetwork struct {
 	ProbeEvery time.Duration
 	// VXLANPort is the UDP port of VXLAN, the same on all nodes.
 	VXLANPort int
+	// EncryptNodes encrypts also between nodes and pods.
+	EncryptNodes bool
+	// WireGuard is what encrypts: auto, kernel or userspace.
+	WireGuard string
+	// WireGuardPort is the first of two UDP ports.
+	WireGuardPort int
+	// KeyRotation is how often keys are replaced.
+	KeyRotation time.Duration
 	// CNIConfDir and CNIBinDir are the folders of the node in which the container runtime looks for CNI configurations
 	// and plugins. The manifest mounts them at the same paths.
 	CNIConfDir, CNIBinDir string
@@ -249,9 +257,11 @@ func settings() []setting {
 			"How pods reach pods on other nodes: auto, direct, vxlan or cloud. auto uses direct for nodes on",
 			"the same L2 segment, and vxlan (podnetwork.vxlanPort) for all others. cloud: the network between",
 			"the nodes carries podCIDRs."}},
-		{"encryption", "none", oneOf(func(c *Config) *string { return &c.Encryption }, []string{"none"},
-			[]string{"wireguard"}), []string{
-			"Encryption between nodes: none."}},
+		{"encryption", "none", oneOf(func(c *Config) *string { return &c.Encryption },
+			[]string{EncryptionNone, EncryptionStrict, EncryptionPreferred}, nil), []string{
+			"Encryption between pods of different nodes: none, wireguard or wireguard-preferred. wireguard drops what",
+			"cannot be encrypted. wireguard-preferred sends that unencrypted: use it to switch encryption on or off",
+			"under traffic (docs/encryption.md)."}},
 		{"podnetwork.enabled", "true", boolean(func(c *Config) *bool { return &c.PodNetwork.Enabled }), []string{
 			"Pod network: CNI plugin, addresses, routes. false: another CNI plugin provides it."}},
 		{"podnetwork.takeOver", "false", boolean(func(c *Config) *bool { return &c.PodNetwork.TakeOver }), []string{
@@ -268,6 +278,18 @@ func settings() []setting {
 		{"podnetwork.vxlanPort", "4789", port(func(c *Config) *int { return &c.PodNetwork.VXLANPort }), []string{
 			"UDP port of VXLAN between nodes: 1 to 65535, the same on all nodes. A change interrupts VXLAN",
 			"between nodes that have restarted and nodes that have not."}},
+		{"podnetwork.encryptNodes", "false", boolean(func(c *Config) *bool { return &c.PodNetwork.EncryptNodes }),
+			[]string{
+				"Encrypt also between nodes and pods of other nodes, if encryption is on. The mode ipvs needs it."}},
+		{"podnetwork.wireguard", "auto", oneOf(func(c *Config) *string { return &c.PodNetwork.WireGuard },
+			[]string{"auto", "kernel", "userspace"}, nil), []string{
+			"What encrypts: kernel, userspace (a process of the agent), or auto: the kernel if it has WireGuard."}},
+		{"podnetwork.wireguardPort", "51871", wireguardPort, []string{
+			"First of two UDP ports of WireGuard between nodes: 1 to 65534."}},
+		{"podnetwork.keyRotation", "24h", duration(func(c *Config) *time.Duration { return &c.PodNetwork.KeyRotation },
+			time.Hour, 720*time.Hour), []string{
+			"How often the nodes change to new keys of encryption, the same on all nodes: 1h to 720h. Their clocks",
+			"must differ by less than a quarter of it."}},
 		{"podnetwork.cniConfDir", CNIConfDir, text(func(c *Config) *string { return &c.PodNetwork.CNIConfDir }, folder),
 			[]string{
 				"Folder of the nodes in which the container runtime looks for CNI configurations. The manifest must",

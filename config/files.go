@@ -240,6 +240,9 @@ func (r *reader) config() (Config, error) {
 			r.errs = append(r.errs, fmt.Errorf("settings: %s: found %s; %w", where, show(f.v), err))
 		}
 	}
+	if err := c.checkEncryption(); err != nil && len(r.errs) == 0 {
+		r.errs = append(r.errs, err)
+	}
 	slices.SortFunc(r.errs, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
 	return c, errors.Join(r.errs...)
 }

@@ -40,6 +40,8 @@ type Reserved struct {
 	Peers uint16
 	// VXLAN is the UDP port of tunnels (the setting podnetwork.vxlanPort).
 	VXLAN uint16
+	// WireGuard is the first of two UDP ports of encryption (the setting podnetwork.wireguardPort).
+	WireGuard uint16
 	// Metrics is the port of metrics (the setting metrics.port).
 	Metrics uint16
 }
@@ -58,6 +60,9 @@ func (r Reserved) Port(snap Snapshot, p Protocol, port uint16) string {
 	}
 	if port == r.VXLAN && p == UDP && port != 0 {
 		return "the pod network (VXLAN)"
+	}
+	if r.WireGuard != 0 && p == UDP && (port == r.WireGuard || port == r.WireGuard+1) {
+		return "the pod network (WireGuard)"
 	}
 	for s := range snap.EndpointSlices(APIService()) {
 		for _, e := range s.Ports {

@@ -14,6 +14,7 @@ import (
 	"wayleave.dev/model"
 	"wayleave.dev/podnetwork/cni/call"
 	"wayleave.dev/podnetwork/routes"
+	"wayleave.dev/podnetwork/wireguard"
 )
 
 // firewallOwner is in the comments of our rules in the host's chains.
@@ -109,7 +110,11 @@ func (n *Network) passes() (out []firewall.Pass) {
 	}
 	pod := call.Prefix + "0000000000"
 	forward := firewall.Pass{Owner: firewallOwner, Hook: firewall.Forward}
-	for _, link := range []string{call.Prefix, routes.Device} {
+	tunnels := []string{routes.Device}
+	if n.Config.Encryption.On() {
+		tunnels = append(tunnels, wireguard.Device(0), wireguard.Device(1))
+	}
+	for _, link := range append([]string{call.Prefix}, tunnels...) {
 		forward.Rules = append(forward.Rules, firewall.Accepted{In: link}, firewall.Accepted{Out: link})
 	}
 	node := firewall.Pass{Owner: firewallOwner + ", probes", Hook: firewall.Input} // it has no rules
@@ -119,8 +124,11 @@ func (n *Network) passes() (out []firewall.Pass) {
 			continue // pods have no address of this family
 		}
 		for _, proto := range []uint8{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
-			for _, way := range [][2]string{{pod, pod}, {pod, uplink}, {uplink, pod}, {pod, routes.Device},
-				{routes.Device, pod}} {
+			ways := [][2]string{{pod, pod}, {pod, uplink}, {uplink, pod}}
+			for _, t := range tunnels {
+				ways = append(ways, [2]string{pod, t}, [2]string{t, pod})
+			}
+			for _, way := range ways {
 				p := firewall.Packet{In: way[0], Out: way[1], Is6: is6, Proto: proto}
 				forward.Samples = append(forward.Samples, p)
 				if way[0] == pod {
@@ -139,9 +147,26 @@ func (n *Network) passes() (out []firewall.Pass) {
 	}
 	out = append(out, forward, node)
 	if local != nil && me != nil {
-		out = append(out, tunnelPass(snap, *local, me))
+		p := tunnelPass(snap, *local, me)
+		if n.Config.Encryption.On() {
+			admitEncrypted(&p, n.encryption.ports(), *local, me)
+		}
+		out = append(out, p)
 	}
 	return out
+}
+
+// admitEncrypted has the node take encrypted packets. That they come from nodes is checked before any firewall of the
+// host (see package podnetwork/wireguard).
+func admitEncrypted(p *firewall.Pass, ports [wireguard.Devices]uint16, local routes.NodeLinks, me *model.Node) {
+	for _, port := range ports {
+		p.Rules = append(p.Rules, firewall.Accepted{Proto: unix.IPPROTO_UDP, Dport: port})
+		for _, to := range me.InternalIPs {
+			one := firewall.Packet{In: local.Uplink.Name, Is6: to.Is6(), Proto: unix.IPPROTO_UDP, Dport: port, Dst: to,
+				Untracked: true}
+			p.Samples, p.Probes = append(p.Samples, one), append(p.Probes, one)
+		}
+	}
 }
 
 // ownAddress is one that a pod of the node may have.

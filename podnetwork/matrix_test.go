@@ -29,6 +29,12 @@ type segments struct {
 
 func newSegments(t *testing.T, mode routes.Mode, f families, mtu int, bin string) *segments {
 	t.Helper()
+	return newSegmentsOf(t, mode, f, mtu, bin, nil)
+}
+
+// newSegmentsOf is newSegments; change is called for each machine before it starts, and may be nil.
+func newSegmentsOf(t *testing.T, mode routes.Mode, f families, mtu int, bin string, change func(*machine)) *segments {
+	t.Helper()
 	s := &segments{router: testnet.New(t, "router")}
 	s.t = t
 	s.router.Router()
@@ -60,6 +66,9 @@ func newSegments(t *testing.T, mode routes.Mode, f families, mtu int, bin string
 	s.store.MarkSynced(model.NodeKind)
 	for _, m := range s.nodes {
 		m.probe = 300 * time.Millisecond
+		if change != nil {
+			change(m)
+		}
 		m.start(s.store)
 	}
 	return s
@@ -135,7 +144,7 @@ func TestMatrix(t *testing.T) {
 	}
 }
 
-func everybody(t *testing.T, s *segments, mode routes.Mode) {
+func everybody(t *testing.T, s *segments, mode routes.Mode) []*pod {
 	pods := make([]*pod, len(s.nodes))
 	for i, m := range s.nodes {
 		pods[i] = m.mustAdd(fmt.Sprintf("pod%d", i+1))
@@ -174,6 +183,7 @@ func everybody(t *testing.T, s *segments, mode routes.Mode) {
 			return nil
 		})
 	}
+	return pods
 }
 
 // TestIPv6OverASmallUnderlay: IPv6 does not fit into a tunnel over an underlay of

@@ -27,6 +27,7 @@ import (
 	"wayleave.dev/kernel/conntrack"
 	"wayleave.dev/kernel/firewall"
 	"wayleave.dev/kernel/link"
+	"wayleave.dev/kernel/nft"
 	"wayleave.dev/model"
 	"wayleave.dev/podnetwork/cni"
 	"wayleave.dev/podnetwork/cni/call"
@@ -75,6 +76,9 @@ type Config struct {
 	// Isolate is that of cni.Server; may be nil.
 	Isolate func(ctx context.Context, ips []netip.Addr) error
 	Kernel  link.Net
+	// Encryption is how packets to pods of other nodes are encrypted, with NFT as the kernel's tables.
+	Encryption Encryption
+	NFT        nft.Conn
 	// Rules makes the data plane's rules.
 	Rules    func(RulesConfig) Rules
 	Track    conntrack.Flusher
@@ -101,6 +105,8 @@ type Network struct {
 	host   *veth.Host
 	server *cni.Server
 	rules  Rules
+	// encryption is there also when it is off.
+	encryption *encryption
 	// links are what is known of the node's own links; set before anything else runs.
 	links  atomic.Pointer[routes.NodeLinks]
 	looked chan struct{} // closed once links is set
@@ -137,6 +143,7 @@ func New(c Config, routing, translation *reconcile.Health) (*Network, error) {
 		default:
 		}
 	})
+	n.encryption = newEncryption(n, c.NFT)
 	n.rules = c.Rules(RulesConfig{Track: c.Track, VXLANPort: c.VXLANPort, Leases: leases.List})
 	n.server = &cni.Server{Leases: leases, Links: host, Node: n.nodeNetwork, Ports: n.rules, Full: n.full,
 		Isolate: c.Isolate, Log: c.Log,
@@ -198,7 +205,7 @@ func (n *Network) Run(ctx context.Context) error {
 	defer cancel(nil)
 	parts := []func(context.Context) error{
 		func(ctx context.Context) error { return n.server.Serve(ctx, l) },
-		n.routing, n.translation, n.publish, n.accept, n.probe, n.proxyAddress, n.keepForwarding,
+		n.encryption.run, n.routing, n.translation, n.publish, n.accept, n.probe, n.proxyAddress, n.keepForwarding,
 	}
 	done := make(chan struct{})
 	for _, part := range parts {
@@ -349,6 +356,7 @@ func (n *Network) Facts() []string {
 		return []string{"the node has no pod network yet"}
 	}
 	facts := []string{fmt.Sprintf("%d leases of %v, MTU %d", len(n.leases.List()), local.PodCIDRs, local.MTU)}
+	facts = append(facts, n.encryptionFacts()...)
 	facts = append(facts, n.firewallFacts()...)
 	if found := n.probed.Load(); found != nil {
 		facts = append(facts, found.facts()...)

@@ -44,6 +44,9 @@ type machine struct {
 	bad     sync.Map // problems by finder and key
 	vxlan   uint16   // port, 0 for the default
 	carries sync.Map // by node: what was told of the tunnel
+	// encrypt is how it encrypts, nil for not at all; sockets is the folder of the processes that do.
+	encrypt *encrypted
+	sockets string
 }
 
 // cluster is two nodes and a host outside, on one segment.
@@ -67,6 +70,9 @@ func plugin(t *testing.T) string {
 	if os.Geteuid() != 0 {
 		t.Skip("network namespaces need root (CAP_SYS_ADMIN)")
 	}
+	if bin := os.Getenv("WAYLEAVE_TEST_CNI"); bin != "" { // in a VM, which has no Go
+		return bin
+	}
 	bin := filepath.Join(t.TempDir(), "wayleave-cni")
 	build := exec.Command("go", "build", "-o", bin, "wayleave.dev/cmd/wayleave-cni")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
@@ -77,6 +83,12 @@ func plugin(t *testing.T) string {
 }
 
 func newClusterWith(t *testing.T, mode routes.Mode) *cluster {
+	t.Helper()
+	return newClusterOf(t, mode, nil)
+}
+
+// newClusterOf is newClusterWith; change is called for each machine before it starts, and may be nil.
+func newClusterOf(t *testing.T, mode routes.Mode, change func(*machine)) *cluster {
 	t.Helper()
 	bin := plugin(t)
 	c := &cluster{t: t, outside: testnet.New(t, "outside")}
@@ -111,6 +123,9 @@ func newClusterWith(t *testing.T, mode routes.Mode) *cluster {
 	}
 	c.store.MarkSynced(model.NodeKind)
 	for _, m := range c.nodes {
+		if change != nil {
+			change(m)
+		}
 		m.start(c.store)
 	}
 	return c
@@ -142,7 +157,7 @@ func (m *machine) config(store *model.Store) Config {
 		m.t.Fatal(err)
 	}
 	legacy.LockFile = m.path("xtables.lock")
-	return Config{Track: track, VXLANPort: m.vxlan, Tunnel: func(node string, ok bool) { m.carries.Store(node, ok) },
+	c := Config{Track: track, VXLANPort: m.vxlan, Tunnel: func(node string, ok bool) { m.carries.Store(node, ok) },
 		Node: m.name, Store: store, NSFD: m.ns.FD(), StateDir: m.path("state"), Socket: m.path("cni.sock"),
 		Tombstones: m.path("del"),
 		Sysctl:     "/proc/sys/net", Plugin: m.bin, BinDir: m.path("bin"), ConfDir: m.path("conf"),
@@ -151,6 +166,8 @@ func (m *machine) config(store *model.Store) Config {
 		Kernel: kernel, Rules: NFTables(conn), Firewall: firewall.All{conn, iptables.Firewall{Kernel: legacy}},
 		Log:    slog.New(slog.DiscardHandler),
 		Report: func(finder, key string, p []model.Problem) { m.bad.Store(finder+" "+key, p) }}
+	m.encryption(&c)
+	return c
 }
 
 // start runs the agent's part; the sysctls of forwarding are written in the node.

@@ -171,7 +171,7 @@ func (n *Network) probeOne(ctx context.Context, local routes.NodeLinks, me, peer
 	if known && n.PathMTU != nil {
 		n.PathMTU(peer.Name, size)
 	}
-	if known && local.ByVXLAN(n.Store.Snapshot(), peer) && !local.Spoiled {
+	if known && byVXLAN(n.Store.Snapshot(), local, peer) && !local.Spoiled {
 		if spoiled, err = k.Spoiled(ctx, from, to, routes.Device); err != nil {
 			n.Log.Debug("probe", "node", peer.Name, "err", err)
 			spoiled = false
@@ -183,7 +183,7 @@ func (n *Network) probeOne(ctx context.Context, local routes.NodeLinks, me, peer
 // probeTunnel says whether packets reach a node by the tunnel. That is known only of nodes that answer outside of it.
 func (n *Network) probeTunnel(ctx context.Context, local routes.NodeLinks, me, peer *model.Node,
 	answers bool) (carries, told bool) {
-	if !answers || !local.ByVXLAN(n.Store.Snapshot(), peer) {
+	if !answers || !byVXLAN(n.Store.Snapshot(), local, peer) {
 		return false, false
 	}
 	from, to := routes.Underlay(me), routes.Underlay(peer)
@@ -199,6 +199,12 @@ func (n *Network) probeTunnel(ctx context.Context, local routes.NodeLinks, me, p
 		n.Tunnel(peer.Name, carries)
 	}
 	return carries, true
+}
+
+// byVXLAN says whether VXLAN to a node is in use. Where packets to nodes are encrypted, it is not.
+func byVXLAN(snap model.Snapshot, local routes.NodeLinks, peer *model.Node) bool {
+	e := local.Encryption
+	return local.ByVXLAN(snap, peer) && !(e.Nodes && (e.Strict || e.Via[peer.Name] != ""))
 }
 
 // leastIPv6 is what IPv6 asks of every link (RFC 8200, section 5).

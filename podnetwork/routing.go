@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"wayleave.dev/kernel/wireguard"
 	"wayleave.dev/model"
 	"wayleave.dev/podnetwork/cni/call"
 	"wayleave.dev/podnetwork/routes"
@@ -102,7 +103,9 @@ func (n *Network) tunneled(err error) {
 }
 
 // ours says whether a link of that name is one of ours.
-func ours(name string) bool { return name == routes.Device || strings.HasPrefix(name, call.Prefix) }
+func ours(name string) bool {
+	return name == routes.Device || strings.HasPrefix(name, call.Prefix) || strings.HasPrefix(name, wireguard.Prefix)
+}
 
 // loosen lets packets in by a link that answers would not go out by, where the host
 // is strict: with two ways to a node, that of the answer may be the other one. The
@@ -131,7 +134,7 @@ func (n *Network) loosen(dev string) error {
 
 // look finds out about the node's own links.
 func (n *Network) look(ctx context.Context) (routes.NodeLinks, error) {
-	l := routes.NodeLinks{Self: n.Node, Mode: n.Routing, Port: n.VXLANPort}
+	l := routes.NodeLinks{Self: n.Node, Mode: n.Routing, Port: n.VXLANPort, Encryption: n.encryption.routes()}
 	node, ok := n.Store.Snapshot().Node(n.Node)
 	if !ok {
 		return l, fmt.Errorf("there is no Node %s (yet)", n.Node)
@@ -150,6 +153,14 @@ func (n *Network) routing(ctx context.Context) error {
 	changed, err := n.Kernel.Watch(ctx)
 	if err != nil {
 		return err
+	}
+	if n.Config.Encryption.On() {
+		// Until then, the routes of the agent before stay: they are encrypted.
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-n.encryption.ready:
+		}
 	}
 	for ctx.Err() == nil {
 		local, err := n.look(ctx)

@@ -12,6 +12,7 @@ import (
 	"wayleave.dev/podnetwork/cni/call"
 	"wayleave.dev/podnetwork/routes"
 	"wayleave.dev/podnetwork/veth"
+	"wayleave.dev/podnetwork/wireguard"
 )
 
 // files are those of the feature on the node.
@@ -49,7 +50,7 @@ func Uninstall(ctx context.Context, c Config) error {
 	}
 	errs = append(errs, proxy.SetLocal(ctx, nil))
 	errs = append(errs, c.Kernel.SetRules(ctx, nil), c.Kernel.DelTunnel(ctx, routes.Device))
-	errs = append(errs, c.Rules(RulesConfig{}).Remove(ctx))
+	errs = append(errs, c.Rules(RulesConfig{}).Remove(ctx), uninstallEncryption(ctx, c))
 	if c.Firewall != nil {
 		_, err := c.Firewall.Withdraw(ctx, firewallOwner)
 		errs = append(errs, err)
@@ -61,6 +62,35 @@ func Uninstall(ctx context.Context, c Config) error {
 		}
 	}
 	return errors.Join(append(errs, os.RemoveAll(c.Tombstones))...)
+}
+
+// uninstallEncryption removes devices and rules. A process in user space ends with its device.
+func uninstallEncryption(ctx context.Context, c Config) error {
+	if c.Encryption.Devices == nil {
+		return nil
+	}
+	errs := []error{wireguard.NewGuard(c.NFT, [wireguard.Devices]uint16{}).Remove(ctx)}
+	for i := range wireguard.Devices {
+		errs = append(errs, c.Encryption.Devices.Remove(ctx, wireguard.Device(i)))
+	}
+	return errors.Join(errs...)
+}
+
+func encryptionLeft(ctx context.Context, c Config) ([]string, error) {
+	if c.Encryption.Devices == nil {
+		return nil, nil
+	}
+	left, err := wireguard.NewGuard(c.NFT, [wireguard.Devices]uint16{}).Remains(ctx)
+	errs := []error{err}
+	for i := range wireguard.Devices {
+		name := wireguard.Device(i)
+		there, err := c.Kernel.HasLink(name)
+		errs = append(errs, err)
+		if there {
+			left = append(left, "link "+name)
+		}
+	}
+	return left, errors.Join(errs...)
 }
 
 // Remains names what of the feature is on the node.
@@ -101,6 +131,9 @@ func Remains(ctx context.Context, c Config) ([]string, error) {
 	tables, err := c.Rules(RulesConfig{}).Remains(ctx)
 	errs = append(errs, err)
 	left = append(left, tables...)
+	encryption, err := encryptionLeft(ctx, c)
+	errs = append(errs, err)
+	left = append(left, encryption...)
 	if c.Firewall != nil {
 		chains, err := c.Firewall.Accepting(ctx, firewallOwner)
 		errs = append(errs, err)

@@ -15,6 +15,7 @@ import (
 	"wayleave.dev/config"
 	"wayleave.dev/kernel/conntrack"
 	"wayleave.dev/kernel/link"
+	"wayleave.dev/kernel/wireguard"
 	"wayleave.dev/model"
 	"wayleave.dev/podnetwork"
 	"wayleave.dev/podnetwork/cni/call"
@@ -41,6 +42,7 @@ var (
 	_ agent.Owner       = (*Feature)(nil)
 	_ agent.Leaver      = (*Feature)(nil)
 	_ agent.Reporter    = (*Feature)(nil)
+	_ agent.Lister      = (*Feature)(nil)
 	_ agent.Metered     = (*Feature)(nil)
 	_ agent.Uninstaller = (*Feature)(nil)
 )
@@ -87,7 +89,7 @@ func (f *Feature) Facts(*agent.Node, model.Snapshot) []string {
 
 // Metrics implements agent.Metered.
 func (f *Feature) Metrics(*agent.Node) []prometheus.Collector {
-	return []prometheus.Collector{f.path, f.tunnel}
+	return []prometheus.Collector{f.path, f.tunnel, encryptionMetrics{f}}
 }
 
 func (f *Feature) run(ctx context.Context, n *agent.Node) error {
@@ -107,7 +109,12 @@ func (f *Feature) run(ctx context.Context, n *agent.Node) error {
 	if err != nil {
 		return err
 	}
+	encryption, keys, err := encryptionOf(n)
+	if err != nil {
+		return err
+	}
 	c := podnetwork.Config{
+		Encryption: encryption, NFT: n.NFT,
 		Node: n.Name, Store: n.Store, NSFD: int(n.NetNS.Fd()), StateDir: n.State, Socket: call.Socket,
 		Tombstones: call.Tombstones, Sysctl: n.Sysctl,
 		Plugin: "/wayleave-cni", BinDir: n.CNIBin, ConfDir: n.CNIConf,
@@ -128,7 +135,7 @@ func (f *Feature) run(ctx context.Context, n *agent.Node) error {
 	}
 	defer network.Close()
 	f.network.Store(network)
-	return network.Run(ctx)
+	return agent.All(ctx, network.Run, keys.Run)
 }
 
 // meet has the other features told of leases and of the proxy's addresses, and asked before a new pod has its network.
@@ -198,7 +205,12 @@ func (f *Feature) Remains(ctx context.Context, h *agent.Host) (left []string, er
 // leftOn is what the feature may have on a host.
 func leftOn(h *agent.Host, r dataplane.Rules) (podnetwork.Config, error) {
 	links, err := link.NewKernel(h.FD(), filepath.Join(h.State, addressesFile))
-	return podnetwork.Config{NSFD: h.FD(), StateDir: h.State, Kernel: links, Firewall: h.Firewall,
+	if err != nil {
+		return podnetwork.Config{}, err
+	}
+	devices, err := wireguard.NewUser(h.FD(), h.Sysctl, h.Run, nil)
+	return podnetwork.Config{NFT: h.NFT, Encryption: podnetwork.Encryption{Devices: devices}, NSFD: h.FD(),
+		StateDir: h.State, Kernel: links, Firewall: h.Firewall,
 		Rules:  r.PodNetwork(dataplane.Kernel{NSFD: h.FD(), NFT: h.NFT}),
 		Sysctl: h.Sysctl, BinDir: h.CNIBin, ConfDir: h.CNIConf,
 		Socket:     filepath.Join(h.Run, filepath.Base(call.Socket)),

@@ -13,6 +13,8 @@ import (
 	"wayleave.dev/internal/memlimit"
 	bgpspeaker "wayleave.dev/loadbalancer/bgp/speaker"
 	"wayleave.dev/loadbalancer/l2/speaker"
+	"wayleave.dev/podnetwork/wireguard/frames"
+	"wayleave.dev/podnetwork/wireguard/process"
 	kubesource "wayleave.dev/source/kubernetes"
 	"wayleave.dev/statusserver"
 )
@@ -90,6 +92,11 @@ func bgpCommand() *cobra.Command {
 func statusServerCommand() *cobra.Command {
 	return childCommand("status-server", "Serve health and metrics of the node (the agent starts it)",
 		statusserver.Main)
+}
+
+// wireguardCommand is WireGuard where the kernel has none; the agent starts a process for each device.
+func wireguardCommand() *cobra.Command {
+	return childCommand(frames.Process, "Encrypt between nodes in user space (the agent starts it)", process.Main)
 }
 
 func childCommand(name, short string, run func() error) *cobra.Command {

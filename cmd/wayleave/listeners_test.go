@@ -27,6 +27,7 @@ import (
 	"wayleave.dev/internal/hostile"
 	"wayleave.dev/internal/listeners"
 	"wayleave.dev/internal/testnet"
+	"wayleave.dev/kernel/wireguard"
 	"wayleave.dev/loadbalancer/peers"
 	"wayleave.dev/model"
 	"wayleave.dev/proxy/feed"
@@ -55,6 +56,12 @@ func TestTheTableOfListenersIsWhole(t *testing.T) {
 	r.serveProxy()
 	r.node.Run("ip", "link", "add", "wayleave-vxlan", "type", "vxlan", "id", "1", "dstport", "4789")
 	r.node.Run("ip", "link", "set", "wayleave-vxlan", "up")
+	r.node.ListenPacket("udp", ":51871") // as WireGuard
+	witness := &wireguard.Witness{NSFD: r.node.FD()}
+	defer witness.Close()
+	if err := witness.Look("wayleave-vxlan", nil, nil); err != nil {
+		t.Fatal(err)
+	}
 	rows := listenerTable(t)
 	var network []listeners.Row
 	var paths []string

@@ -13,8 +13,7 @@ import (
 func program() *cobra.Command {
 	c := commands.Root(release(), serveDNS, dnsProbes)
 	c.AddCommand(cli.Internal(agentCommand(), writerCommand(), discoverCommand(), proxyCommand(), l2Command(),
-		bgpCommand(),
-		statusServerCommand(), listenersCommand(), healthCommand())...)
+		bgpCommand(), wireguardCommand(), statusServerCommand(), listenersCommand(), healthCommand())...)
 	return c
 }
 

@@ -127,6 +127,8 @@ func packet(f []string) (Socket, bool, error) {
 	}
 	name := f[3]
 	switch name {
+	case "0003":
+		name = "all"
 	case "0806":
 		name = "arp"
 	case "86dd":

@@ -29,6 +29,10 @@ func processes() []process {
 			[]string{"cmd/wayleave", "explain", "internal/metricdocs"},
 			[]string{"proxy/feed", "proxy/schema", "proxy/frames", "ingress"},
 			[]string{"proxy/process"}},
+		// The feature in the agent knows only the name of the process.
+		{"wireguard", []string{"podnetwork/wireguard/process"}, []string{"cmd/wayleave"},
+			[]string{"kernel/wireguard", "podnetwork", "podnetwork/wireguard/frames"},
+			[]string{"podnetwork/wireguard/process"}},
 	}
 }
 

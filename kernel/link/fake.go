@@ -82,6 +82,12 @@ func (f *Fake) HasTunnel(_ context.Context, name string) (bool, error) {
 	return ok, nil
 }
 
+// HasLink implements Net: of links, the fake has tunnels only.
+func (f *Fake) HasLink(name string) (bool, error) {
+	_, ok := f.Tunnels[name]
+	return ok, nil
+}
+
 // SetPeers implements Net.
 func (f *Fake) SetPeers(_ context.Context, _ string, peers []Peer, prune bool) error {
 	if prune {

@@ -14,6 +14,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/vishvananda/netlink"
@@ -32,14 +33,14 @@ const Table = 87
 // Route is a route to a network of pods.
 type Route struct {
 	Dst netip.Prefix
-	// Via is the next hop. The zero Addr makes the network unreachable, so that packets to unused addresses do not take
-	// the default route.
+	// Via is the next hop. The zero Addr without Dev makes the network unreachable, behind every other route to it, so
+	// that packets to unused addresses do not take the default route.
 	Via netip.Addr
 	// Src is the source address of packets that this node itself sends, or the zero Addr.
 	Src netip.Addr
 	// Dev is the tunnel that the next hop is behind, or empty for the uplinks. In a
 	// tunnel, an IPv6 hop is a link-local address: the kernel refuses one that another
-	// link has on its network.
+	// link has on its network. A WireGuard device needs no hop.
 	Dev string
 	// Table is Table, or 0 for the main one.
 	Table int
@@ -64,14 +65,17 @@ func (r Rule) String() string {
 	return r.From.String()
 }
 
-// Where identifies a route: a table has one route to a network.
+// Where identifies a route: a table has one route to a network, and one that makes it unreachable without the other.
 type Where struct {
-	Dst   netip.Prefix
-	Table int
+	Dst         netip.Prefix
+	Table       int
+	Unreachable bool
 }
 
 // Where is the route's.
-func (r Route) Where() Where { return Where{r.Dst, r.Table} }
+func (r Route) Where() Where { return Where{r.Dst, r.Table, r.unreachable()} }
+
+func (r Route) unreachable() bool { return !r.Via.IsValid() && r.Dev == "" }
 
 // Net changes the network of one namespace.
 type Net interface {
@@ -87,6 +91,8 @@ type Net interface {
 	DelTunnel(ctx context.Context, name string) error
 	// HasTunnel says whether it is there.
 	HasTunnel(ctx context.Context, name string) (bool, error)
+	// HasLink says whether there is a link of that name.
+	HasLink(name string) (bool, error)
 	// SetPeers makes these the peers of a tunnel; others stay unless prune is set.
 	SetPeers(ctx context.Context, tunnel string, peers []Peer, prune bool) error
 	// SetChecksumOffload has a link's device, or the kernel, compute checksums.
@@ -126,11 +132,24 @@ var _ Net = (*Kernel)(nil)
 // NewKernel works in the namespace of a descriptor; stateFile remembers local
 // addresses.
 func NewKernel(nsfd int, stateFile string) (*Kernel, error) {
-	h, err := netlink.NewHandleAt(netns.NsHandle(nsfd), unix.NETLINK_ROUTE)
+	h, err := Handle(nsfd)
+	if err != nil {
+		return nil, err
+	}
+	return &Kernel{handle: h, nsfd: nsfd, state: stateFile}, nil
+}
+
+// Handle works on the links of a namespace; 0 is that of the process.
+func Handle(nsfd int) (*netlink.Handle, error) {
+	ns := netns.NsHandle(nsfd)
+	if nsfd == 0 {
+		ns = netns.None()
+	}
+	h, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
 	if err != nil {
 		return nil, fmt.Errorf("netlink: %w", err)
 	}
-	return &Kernel{handle: h, nsfd: nsfd, state: stateFile}, nil
+	return h, nil
 }
 
 // Metrics: of unreachable networks, and that which the kernel gives an IPv6 route without one (IP6_RT_PRIO_USER).
@@ -152,7 +171,7 @@ func (k *Kernel) netlink(r Route) (*netlink.Route, error) {
 		out.Src = r.Src.AsSlice()
 	}
 	out.MTU = r.MTU
-	if !r.Via.IsValid() {
+	if r.unreachable() {
 		out.Type = unix.RTN_UNREACHABLE
 		// Behind every other route to the same network, and IPv6 wants a device.
 		out.Priority = unreachableMetric
@@ -161,14 +180,18 @@ func (k *Kernel) netlink(r Route) (*netlink.Route, error) {
 		}
 		return out, nil
 	}
-	out.Gw, out.Priority = r.Via.AsSlice(), r.Metric
+	if out.Priority = r.Metric; r.Via.IsValid() {
+		out.Gw = r.Via.AsSlice()
+	} else {
+		out.Scope = netlink.SCOPE_LINK
+	}
 	if r.Dev != "" {
 		dev, err := k.handle.LinkByName(r.Dev)
 		if err != nil {
 			return nil, fmt.Errorf("link %s: %w", r.Dev, err)
 		}
 		out.LinkIndex = dev.Attrs().Index
-		if r.Via.Is4() {
+		if r.Via.IsValid() && r.Via.Is4() {
 			out.Flags = int(netlink.FLAG_ONLINK)
 		}
 	}
@@ -185,10 +208,18 @@ func (k *Kernel) Routes(context.Context) ([]Route, error) {
 	tunnels := map[int]string{}
 	var out []Route
 	for _, r := range list {
-		if r.Dst == nil || (r.Gw == nil && r.Type != unix.RTN_UNREACHABLE) {
-			continue // a pod's
+		if r.Dst == nil {
+			continue
 		}
 		own := Route{Dst: prefix(r.Dst), MTU: r.MTU}
+		if r.Type != unix.RTN_UNREACHABLE {
+			if own.Dev, err = k.tunnelOf(r.LinkIndex, tunnels); err != nil {
+				return nil, err
+			}
+			if r.Gw == nil && own.Dev == "" {
+				continue // a pod's
+			}
+		}
 		if via, ok := netip.AddrFromSlice(r.Gw); ok {
 			own.Via = via.Unmap()
 		}
@@ -198,20 +229,18 @@ func (k *Kernel) Routes(context.Context) ([]Route, error) {
 		if r.Table == Table {
 			own.Table = Table
 		}
-		if r.Gw != nil && (own.Dst.Addr().Is4() || r.Priority != defaultMetric6) {
+		if r.Type != unix.RTN_UNREACHABLE && (own.Dst.Addr().Is4() || r.Priority != defaultMetric6) {
 			own.Metric = r.Priority
-		}
-		if r.Gw != nil {
-			if own.Dev, err = k.tunnelOf(r.LinkIndex, tunnels); err != nil {
-				return nil, err
-			}
 		}
 		out = append(out, own)
 	}
 	return out, nil
 }
 
-// tunnelOf is the name of a link that is a VXLAN device, or empty.
+// wireGuard is what the names of our WireGuard devices begin with.
+const wireGuard = "wayleave-wg"
+
+// tunnelOf is the name of a link that is a VXLAN or WireGuard device, or empty.
 func (k *Kernel) tunnelOf(index int, known map[int]string) (string, error) {
 	if name, ok := known[index]; ok {
 		return name, nil
@@ -221,7 +250,7 @@ func (k *Kernel) tunnelOf(index int, known map[int]string) (string, error) {
 		return "", fmt.Errorf("link %d: %w", index, err)
 	}
 	known[index] = ""
-	if _, ok := l.(*netlink.Vxlan); ok {
+	if _, ok := l.(*netlink.Vxlan); ok || strings.HasPrefix(l.Attrs().Name, wireGuard) {
 		known[index] = l.Attrs().Name
 	}
 	return known[index], nil
@@ -245,10 +274,13 @@ func (k *Kernel) SetRoute(_ context.Context, r Route) error {
 
 // DelRoute implements Net.
 func (k *Kernel) DelRoute(_ context.Context, r Route) error {
-	// By destination only: the link of the next hop may be gone already.
-	route := &netlink.Route{Dst: ipnet(r.Dst), Protocol: Protocol, Table: cmp.Or(r.Table, unix.RT_TABLE_MAIN)}
-	if route.Priority = r.Metric; !r.Via.IsValid() {
+	// By destination and kind only: the link of the next hop may be gone already.
+	route := &netlink.Route{Dst: ipnet(r.Dst), Protocol: Protocol, Table: cmp.Or(r.Table, unix.RT_TABLE_MAIN),
+		Type: unix.RTN_UNICAST, Priority: r.Metric}
+	if r.unreachable() {
 		route.Type, route.Priority = unix.RTN_UNREACHABLE, unreachableMetric
+	} else if r.Dst.Addr().Is6() && r.Metric == 0 {
+		route.Priority = defaultMetric6 // the kernel compares no types of IPv6
 	}
 	if err := k.handle.RouteDel(route); err != nil && !errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("remove route to %s: %w", r.Dst, err)

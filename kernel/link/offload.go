@@ -21,7 +21,7 @@ func (k *Kernel) SetChecksumOffload(_ context.Context, name string, on bool) err
 	if on {
 		want = 1
 	}
-	return inNamespace(k.nsfd, func() error {
+	return InNamespace(k.nsfd, func() error {
 		have, err := ethtool(name, ethtoolGetTxChecksum, 0)
 		if err == nil && have != want {
 			_, err = ethtool(name, ethtoolSetTxChecksum, want)
@@ -54,8 +54,9 @@ func ethtool(name string, command, data uint32) (uint32, error) {
 	return value.data, nil
 }
 
-// inNamespace runs fn on a thread of its own in a network namespace.
-func inNamespace(nsfd int, fn func() error) error {
+// InNamespace runs fn on a thread of its own in a network namespace, given by a descriptor; 0 is that of the process,
+// where the caller's thread runs fn.
+func InNamespace(nsfd int, fn func() error) error {
 	if nsfd == 0 {
 		return fn()
 	}

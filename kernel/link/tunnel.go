@@ -124,9 +124,19 @@ func (k *Kernel) configure(dev *netlink.Vxlan, t Tunnel) error {
 	if slices.ContainsFunc(t.Addrs, netip.Addr.Is6) {
 		errs = append(errs, EnableIPv6(k.nsfd, k.Sysctl, t.Name))
 	}
-	have, err := k.handle.AddrList(dev, netlink.FAMILY_ALL)
-	errs = append(errs, err)
-	for _, a := range t.Addrs {
+	errs = append(errs, SetAddrs(k.handle, dev, t.Addrs))
+	errs = append(errs, portTaken(t, k.handle.LinkSetUp(dev)))
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("link %s: %w", t.Name, err)
+	}
+	return nil
+}
+
+// SetAddrs makes these the addresses of a link, beside its link-local ones.
+func SetAddrs(h *netlink.Handle, dev netlink.Link, want []netip.Addr) error {
+	have, err := h.AddrList(dev, netlink.FAMILY_ALL)
+	errs := []error{err}
+	for _, a := range want {
 		// An address that is there is not set again: that would notify watchers of addresses.
 		if slices.ContainsFunc(have, func(h netlink.Addr) bool { return h.IP.Equal(a.AsSlice()) }) {
 			continue
@@ -135,19 +145,15 @@ func (k *Kernel) configure(dev *netlink.Vxlan, t Tunnel) error {
 		if a.Is6() {
 			addr.Flags = unix.IFA_F_NODAD
 		}
-		errs = append(errs, k.handle.AddrReplace(dev, addr))
+		errs = append(errs, h.AddrReplace(dev, addr))
 	}
 	for _, a := range have {
 		ip, _ := netip.AddrFromSlice(a.IP)
-		if ip = ip.Unmap(); !ip.IsLinkLocalUnicast() && !slices.Contains(t.Addrs, ip) {
-			errs = append(errs, k.handle.AddrDel(dev, &a))
+		if ip = ip.Unmap(); !ip.IsLinkLocalUnicast() && !slices.Contains(want, ip) {
+			errs = append(errs, h.AddrDel(dev, &a))
 		}
 	}
-	errs = append(errs, portTaken(t, k.handle.LinkSetUp(dev)))
-	if err := errors.Join(errs...); err != nil {
-		return fmt.Errorf("link %s: %w", t.Name, err)
-	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // EnableIPv6 lets a new link of a namespace (0 is that of the process) have IPv6 addresses where the host switches
@@ -156,7 +162,7 @@ func (k *Kernel) configure(dev *netlink.Vxlan, t Tunnel) error {
 // that itself.
 func EnableIPv6(nsfd int, sysctl, name string) error {
 	file := filepath.Join(cmp.Or(sysctl, "/proc/sys/net"), "ipv6/conf", name, "disable_ipv6")
-	return inNamespace(nsfd, func() error {
+	return InNamespace(nsfd, func() error {
 		raw, err := os.ReadFile(file)
 		if errors.Is(err, fs.ErrNotExist) || err == nil && strings.TrimSpace(string(raw)) == "0" {
 			return nil // a kernel without IPv6 refuses the address by itself
@@ -197,6 +203,18 @@ func (k *Kernel) DelTunnel(_ context.Context, name string) error {
 func (k *Kernel) HasTunnel(_ context.Context, name string) (bool, error) {
 	dev, err := k.device(name)
 	return dev != nil, err
+}
+
+// HasLink implements Net.
+func (k *Kernel) HasLink(name string) (bool, error) {
+	_, err := k.handle.LinkByName(name)
+	if errors.As(err, &netlink.LinkNotFoundError{}) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("link %s: %w", name, err)
+	}
+	return true, nil
 }
 
 // SetPeers implements Net.
@@ -345,7 +363,7 @@ func prefix(n *net.IPNet) netip.Prefix {
 	return netip.PrefixFrom(a.Unmap(), bits)
 }
 
-// Uplink is the link that has the first of the addresses.
+// Uplink is the link that has one of the addresses, and is no tunnel of ours.
 type Uplink struct {
 	Name string
 	MTU  int
@@ -361,7 +379,8 @@ func (k *Kernel) Uplink(_ context.Context, nodeIPs []netip.Addr, skip string) (U
 		return Uplink{}, fmt.Errorf("links: %w", err)
 	}
 	for _, l := range links {
-		if l.Attrs().Name == skip || l.Attrs().Flags&net.FlagLoopback != 0 {
+		if name := l.Attrs().Name; name == skip || strings.HasPrefix(name, wireGuard) ||
+			l.Attrs().Flags&net.FlagLoopback != 0 {
 			continue
 		}
 		addrs, err := k.handle.AddrList(l, netlink.FAMILY_ALL)

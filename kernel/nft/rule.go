@@ -269,6 +269,17 @@ func (l FromLinks) exprs(Family) []expr.Any {
 		&expr.Cmp{Op: expr.CmpOpEq, Register: firstRegister, Data: []byte(l)}}
 }
 
+// ToLinks matches packets that leave by a link whose name has this prefix.
+type ToLinks string
+
+func (l ToLinks) text(Family) string { return fmt.Sprintf("oifname %q", string(l)+"*") }
+
+func (l ToLinks) exprs(Family) []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: firstRegister},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: firstRegister, Data: []byte(l)}}
+}
+
 // Spoofed matches packets whose source is not routed to the link that they arrived on.
 type Spoofed struct{}
 

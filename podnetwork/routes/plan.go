@@ -66,6 +66,8 @@ type NodeLinks struct {
 	// Spoiled says that checksums come out wrong of the tunnel unless the kernel
 	// computes them.
 	Spoiled bool
+	// Encryption is how packets of pods are encrypted.
+	Encryption Encryption
 }
 
 // VXLANPort is the UDP port of VXLAN.
@@ -74,7 +76,8 @@ func (l NodeLinks) VXLANPort() uint16 { return cmp.Or(l.Port, Port) }
 // Equal compares two.
 func (l NodeLinks) Equal(o NodeLinks) bool {
 	return l.Port == o.Port && maps.Equal(l.Paths, o.Paths) && l.Spoiled == o.Spoiled && l.Self == o.Self &&
-		l.Mode == o.Mode && l.Uplink.Name == o.Uplink.Name && l.Uplink.MTU == o.Uplink.MTU &&
+		l.Encryption.Equal(o.Encryption) && l.Mode == o.Mode && l.Uplink.Name == o.Uplink.Name &&
+		l.Uplink.MTU == o.Uplink.MTU &&
 		slices.Equal(l.Uplink.Segments, o.Uplink.Segments)
 }
 
@@ -108,14 +111,32 @@ func (l NodeLinks) MayTunnel(n *model.Node) bool {
 // reached by it. A pod with an IPv6 address has at least 1280 where the uplink has
 // that: what does not fit into the tunnel is answered by the node.
 func (l NodeLinks) PodMTU(snap model.Snapshot) int {
+	mtu := l.plainMTU(snap)
+	if !l.Encryption.On() {
+		return mtu
+	}
+	mtu = min(mtu, l.EncryptedMTU(snap))
+	if mtu < minIPv6MTU && l.hasIPv6(snap) {
+		return min(l.Uplink.MTU, minIPv6MTU)
+	}
+	return mtu
+}
+
+// hasIPv6 says whether pods of this node have IPv6 addresses.
+func (l NodeLinks) hasIPv6(snap model.Snapshot) bool {
+	me, ok := snap.Node(l.Self)
+	return ok && slices.ContainsFunc(me.PodCIDRs, func(p netip.Prefix) bool { return p.Addr().Is6() })
+}
+
+// plainMTU is the MTU of pods without encryption.
+func (l NodeLinks) plainMTU(snap model.Snapshot) int {
 	for n := range snap.Nodes() {
 		// With BGP the tunnel is a way for a while only, which pods do not shrink for.
 		if n.Name == l.Self || l.Mode == BGP || !l.ByVXLAN(snap, n) {
 			continue
 		}
 		mtu := l.tunnelMTU(snap)
-		if me, ok := snap.Node(l.Self); ok && mtu < minIPv6MTU && slices.ContainsFunc(me.PodCIDRs,
-			func(p netip.Prefix) bool { return p.Addr().Is6() }) {
+		if mtu < minIPv6MTU && l.hasIPv6(snap) {
 			return min(l.Uplink.MTU, minIPv6MTU)
 		}
 		return mtu
@@ -220,6 +241,8 @@ type maker struct {
 	me, node *model.Node
 	plan     Plan
 	problems []model.Problem
+	// refused says that IPv6 does not fit into the encryption, which is told once.
+	refused bool
 }
 
 func (m *maker) bad(field, format string, args ...any) {
@@ -246,6 +269,7 @@ func (m *maker) own() {
 	for _, cidr := range m.cidrs() {
 		m.plan.Routes = append(m.plan.Routes, link.Route{Dst: cidr})
 	}
+	m.encryptOwn()
 	if m.local.Mode == Cloud {
 		return
 	}
@@ -262,16 +286,29 @@ func (m *maker) own() {
 		}
 	}
 	m.plan.Tunnel = &t
-	for _, cidr := range m.me.PodCIDRs {
-		m.plan.Rules = append(m.plan.Rules, link.Rule{From: cidr, Is6: cidr.Addr().Is6()})
+	if !m.local.Encryption.On() {
+		m.rules()
 	}
 	for _, a := range t.Addrs { // for probes of the tunnel
 		m.plan.Rules = append(m.plan.Rules, link.Rule{Link: Device, Is6: a.Is6()})
 	}
 }
 
+// rules send what this node's pods send through the table of tunnels.
+func (m *maker) rules() {
+	for _, cidr := range m.me.PodCIDRs {
+		m.plan.Rules = append(m.plan.Rules, link.Rule{From: cidr, Is6: cidr.Addr().Is6()})
+	}
+}
+
 // other plans for another node.
 func (m *maker) other() {
+	m.plain()
+	m.encrypt()
+}
+
+// plain plans for another node without encryption.
+func (m *maker) plain() {
 	if m.local.Mode == Cloud {
 		return
 	}

@@ -65,12 +65,22 @@ func (t *Target) finish(ctx context.Context, keys []string) error {
 	if err := t.Net.SetPeers(ctx, Device, peers, true); err != nil {
 		return err
 	}
-	if len(peers) == 0 {
+	if !t.ruled() {
 		if err := t.Net.SetRules(ctx, nil); err != nil {
 			return err
 		}
 	}
 	return settled
+}
+
+// ruled says whether a route is in the table that the rules are for.
+func (t *Target) ruled() bool {
+	for _, p := range t.want {
+		if p.Peer != nil || slices.ContainsFunc(p.Routes, func(r link.Route) bool { return r.Table == link.Table }) {
+			return true
+		}
+	}
+	return false
 }
 
 // wanted are the places of all routes, and whose they are.
@@ -127,7 +137,7 @@ func (t *Target) shared(ctx context.Context) error {
 		}
 	}
 	// Who is no peer any more stays one until no route goes there.
-	if err := t.Net.SetPeers(ctx, Device, t.peers(), false); err != nil || len(t.peers()) == 0 {
+	if err := t.Net.SetPeers(ctx, Device, t.peers(), false); err != nil || !t.ruled() {
 		return err
 	}
 	return t.Net.SetRules(ctx, rules)
@@ -193,6 +203,6 @@ func (t *Target) settleOne(ctx context.Context, name string, wanted map[link.Whe
 // only routes of the same metric.
 func (t *Target) leaves(owner string, old link.Route) bool {
 	return slices.ContainsFunc(t.want[owner].Routes, func(r link.Route) bool {
-		return r.Where() == old.Where() && (r.Via.IsValid() != old.Via.IsValid() || r.Metric != old.Metric)
+		return r.Where() == old.Where() && r.Metric != old.Metric
 	})
 }

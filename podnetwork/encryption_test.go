@@ -1,0 +1,661 @@
+package podnetwork
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"wayleave.dev/internal/testnet"
+	"wayleave.dev/kernel/nft"
+	"wayleave.dev/kernel/wireguard"
+	"wayleave.dev/podnetwork/routes"
+	plan "wayleave.dev/podnetwork/wireguard"
+	"wayleave.dev/podnetwork/wireguard/frames"
+	"wayleave.dev/podnetwork/wireguard/process"
+)
+
+// As a child, the test's program is the process that encrypts in user space.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == frames.Process {
+		if err := process.Main(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+// board is where the nodes of a test publish their keys.
+type board struct {
+	mu      sync.Mutex
+	keys    map[string]plan.Published
+	hidden  map[string]bool
+	readers []*reader
+}
+
+type reader struct {
+	board   *board
+	node    string
+	changed chan struct{}
+}
+
+func (b *board) reader(node string) *reader {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	r := &reader{b, node, make(chan struct{}, 1)}
+	b.readers = append(b.readers, r)
+	return r
+}
+
+func (b *board) change(fn func()) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	fn()
+	for _, r := range b.readers {
+		select {
+		case r.changed <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// hide has a node's keys not be known, and show has them be.
+func (b *board) hide(node string) { b.change(func() { b.hidden[node] = true }) }
+func (b *board) show(node string) { b.change(func() { delete(b.hidden, node) }) }
+
+func (r *reader) Publish(p plan.Published) {
+	if now, _, _ := r.Nodes(); now[r.node] == p {
+		return
+	}
+	r.board.change(func() {
+		r.board.keys[r.node] = p
+		if p.IsZero() {
+			delete(r.board.keys, r.node)
+		}
+	})
+}
+
+func (r *reader) Nodes() (map[string]plan.Published, bool, error) {
+	r.board.mu.Lock()
+	defer r.board.mu.Unlock()
+	out := map[string]plan.Published{}
+	for node, p := range r.board.keys {
+		if !r.board.hidden[node] || node == r.node {
+			out[node] = p
+		}
+	}
+	return out, true, nil
+}
+
+func (r *reader) Changed() <-chan struct{} { return r.changed }
+
+// encrypted is how the nodes of a test encrypt; set before they start, changed while they are stopped.
+type encrypted struct {
+	preferred, strict, nodes bool
+	period                   time.Duration
+	board                    *board
+}
+
+func newEncrypted() *encrypted {
+	return &encrypted{strict: true, period: time.Hour,
+		board: &board{keys: map[string]plan.Published{}, hidden: map[string]bool{}}}
+}
+
+// encryption is the part of the configuration of a machine.
+func (m *machine) encryption(c *Config) {
+	m.t.Helper()
+	conn, err := nft.NewKernel(m.ns.FD())
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	c.NFT = conn
+	e := m.encrypt
+	if e == nil {
+		return
+	}
+	kernel, err := wireguard.NewKernel(m.ns.FD(), "")
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	var devices wireguard.Net = kernel
+	if err := kernel.Probe(); err != nil {
+		if m.sockets == "" {
+			m.sockets = testnet.ShortDir(m.t)
+		}
+		if devices, err = wireguard.NewUser(m.ns.FD(), "", m.sockets, nil, frames.Process); err != nil {
+			m.t.Fatal(err)
+		}
+		m.t.Cleanup(func() {
+			for i := range plan.Devices {
+				_ = devices.Remove(context.Background(), plan.Device(i))
+			}
+		})
+	}
+	c.Encryption = Encryption{Preferred: e.preferred, Strict: e.strict, Nodes: e.nodes, Port: 51871, Period: e.period,
+		Devices: devices, Keys: e.board.reader(m.name), Linger: 4 * time.Second}
+}
+
+// tap reads what passes a node's uplink, and looks for packets between addresses that are not encrypted: in a header of
+// IP, the addresses follow each other, wherever in the frame that is.
+type tap struct {
+	t     *testing.T
+	fds   []int
+	pairs atomic.Pointer[[][]byte]
+	mu    sync.Mutex
+	found []string
+	total atomic.Int64
+}
+
+func newTap(t *testing.T, machines ...*machine) *tap {
+	t.Helper()
+	w := &tap{t: t}
+	w.pairs.Store(&[][]byte{})
+	for _, m := range machines {
+		m.ns.Must(func() error {
+			fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+			if err != nil {
+				return err
+			}
+			w.fds = append(w.fds, fd)
+			link, err := linkIndex("eth0")
+			if err != nil {
+				return err
+			}
+			_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 64<<20)
+			return unix.Bind(fd, &unix.SockaddrLinklayer{Ifindex: link,
+				Protocol: binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, unix.ETH_P_ALL))})
+		})
+		go w.read(m.name, w.fds[len(w.fds)-1])
+	}
+	t.Cleanup(func() {
+		for _, fd := range w.fds {
+			_ = unix.Shutdown(fd, unix.SHUT_RDWR)
+		}
+	})
+	return w
+}
+
+// watch looks for packets between pods.
+func (w *tap) watch(pods ...*pod) {
+	var pairs [][]byte
+	for _, a := range pods {
+		for _, b := range pods {
+			for i := range a.ips {
+				if a.m != b.m {
+					pairs = append(pairs, append(a.ips[i].AsSlice(), b.ips[i].AsSlice()...))
+				}
+			}
+		}
+	}
+	w.pairs.Store(&pairs)
+}
+
+func (w *tap) read(name string, fd int) {
+	buf := make([]byte, 1<<17)
+	for {
+		poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		_, _ = unix.Poll(poll, 200)
+		if w.t.Context().Err() != nil {
+			_ = unix.Close(fd)
+			return
+		}
+		n, _, err := unix.Recvfrom(fd, buf, unix.MSG_DONTWAIT)
+		if err != nil {
+			continue
+		}
+		w.total.Add(1)
+		for _, p := range *w.pairs.Load() {
+			if i := bytes.Index(buf[:n], p); i >= 0 {
+				w.mu.Lock()
+				if len(w.found) < 10 {
+					w.found = append(w.found, fmt.Sprintf("%s: %x", name, buf[:min(n, i+len(p)+24)]))
+				}
+				w.mu.Unlock()
+			}
+		}
+	}
+}
+
+// expectNone wants no plain packet, and some packets at all.
+func (w *tap) expectNone() {
+	w.t.Helper()
+	time.Sleep(300 * time.Millisecond) // what is queued
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.found) > 0 {
+		w.t.Errorf("plain packets of pods on the wire:\n%s", strings.Join(w.found, "\n"))
+	}
+	if w.total.Load() == 0 {
+		w.t.Error("the tap has seen nothing")
+	}
+}
+
+func linkIndex(name string) (int, error) {
+	raw, err := os.ReadFile(filepath.Join("/proc/thread-self/net/dev"))
+	if err != nil || !bytes.Contains(raw, []byte(name)) {
+		return 0, fmt.Errorf("no link %s: %w", name, err)
+	}
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, err
+	}
+	defer unix.Close(fd)
+	r, err := unix.NewIfreq(name)
+	if err != nil {
+		return 0, err
+	}
+	if err := unix.IoctlIfreq(fd, unix.SIOCGIFINDEX, r); err != nil {
+		return 0, err
+	}
+	return int(r.Uint32()), nil
+}
+
+// newEncryptedCluster is two nodes that encrypt.
+func newEncryptedCluster(t *testing.T, e *encrypted, mode routes.Mode) *cluster {
+	t.Helper()
+	return newClusterOf(t, mode, func(m *machine) { m.encrypt = e })
+}
+
+// dropped are the counts that a node's status shows for another one.
+func (m *machine) dropped(node string) (plan.Dropped, error) {
+	counts, err := m.net.PlainCounts(m.t.Context())
+	return counts.Dropped[node], err
+}
+
+// awaitSessions waits until all nodes have a session with all others.
+func awaitSessions(t *testing.T, nodes []*machine) {
+	t.Helper()
+	testnet.Eventually(t, 30*time.Second, func() error {
+		for _, m := range nodes {
+			s := m.net.Encryption()
+			if s == nil || len(s.Peers) < len(nodes)-1 {
+				return fmt.Errorf("%s does not encrypt yet", m.name)
+			}
+			for _, p := range s.Peers {
+				if p.Handshake.IsZero() || p.Device == "" {
+					return fmt.Errorf("%s: %+v", m.name, p)
+				}
+			}
+		}
+		return nil
+	})
+}
+
+// awaitRoutes waits until a pod reaches another.
+func awaitRoutes(t *testing.T, from, to *pod) {
+	t.Helper()
+	tell(to.ns)
+	for f := range to.ips {
+		expectSeenWithin(t, 20*time.Second, from.ns, to.ips[f], from.ips[f])
+	}
+}
+
+// TestEncryptedMatrix: all pods and nodes reach each other, large transfers arrive whole, and no packet between pods of
+// two nodes is on the wire unencrypted.
+func TestEncryptedMatrix(t *testing.T) {
+	bin := plugin(t)
+	for _, tc := range []struct {
+		f     families
+		mode  routes.Mode
+		nodes bool
+	}{
+		{families{"IPv4", true, false}, routes.Auto, false},
+		{families{"IPv6", false, true}, routes.Auto, true},
+		{families{"dual", true, true}, routes.VXLAN, false},
+		{families{"dual", true, true}, routes.Cloud, true},
+	} {
+		t.Run(fmt.Sprintf("%s %s nodes=%t", tc.f.name, tc.mode, tc.nodes), func(t *testing.T) {
+			e := newEncrypted()
+			e.nodes = tc.nodes
+			s := newSegmentsOf(t, tc.mode, tc.f, 1500, bin, func(m *machine) { m.encrypt = e })
+			w := newTap(t, s.nodes...)
+			awaitSessions(t, s.nodes)
+			pods := everybody(t, s, tc.mode)
+			w.watch(pods...)
+			for _, to := range pods[1:] {
+				for _, ip := range to.ips {
+					if err := fetch(pods[0].ns, ip); err != nil {
+						t.Error(err)
+					}
+				}
+			}
+			w.expectNone()
+			for _, m := range s.nodes {
+				if c, err := m.net.PlainCounts(t.Context()); err != nil || len(c.Dropped) > 0 || c.Seen > 0 {
+					t.Errorf("%s counted %+v, %v", m.name, c, err)
+				}
+			}
+		})
+	}
+}
+
+// say sends packets from a pod to another, and says whether one arrived.
+func say(from *pod, to netip.Addr) bool {
+	_, err := who(from.ns, netip.AddrPortFrom(to, 80))
+	return err == nil
+}
+
+// TestStrictEncryptionFailsClosed: while the key of a node is not known, when others flush the rules or delete a
+// device, and while no agent runs, no packet of a pod leaves unencrypted. What is not sent is counted and named.
+func TestStrictEncryptionFailsClosed(t *testing.T) {
+	e := newEncrypted()
+	e.board.hide("node2")
+	c := newEncryptedCluster(t, e, routes.Direct)
+	a, d := c.nodes[0].mustAdd("a"), c.nodes[1].mustAdd("d")
+	tell(a.ns)
+	tell(d.ns)
+	w := newTap(t, c.nodes...)
+	w.watch(a, d)
+	for f := range 2 {
+		if say(a, d.ips[f]) {
+			t.Error("it went through without a key")
+		}
+	}
+	testnet.Eventually(t, 5*time.Second, func() error {
+		if n, err := c.nodes[0].dropped("node2"); err != nil || n.NoKey == 0 {
+			return fmt.Errorf("counted are %+v, %v", n, err)
+		}
+		if s := c.nodes[0].net.Encryption(); s == nil || s.Peers[0].Note != "it has published no key" {
+			return fmt.Errorf("status: %+v", s)
+		}
+		return nil
+	})
+	w.expectNone()
+
+	e.board.show("node2")
+	for f := range 2 {
+		expectSeen(t, a.ns, d.ips[f], a.ips[f])
+	}
+	// The routes alone, and the rules alone, keep plain packets in.
+	closed := func(what string) {
+		t.Helper()
+		for f := range 2 {
+			say(a, d.ips[f])
+			say(d, a.ips[f])
+		}
+		w.expectNone()
+		if t.Failed() {
+			t.Fatal(what)
+		}
+	}
+	c.nodes[0].stop()
+	closed("without an agent")
+	for _, args := range [][]string{{"nft", "flush", "ruleset"}, {"ip", "link", "del", plan.Device(0)},
+		{"ip", "link", "del", plan.Device(1)}} {
+		c.nodes[0].ns.Run(args[0], args[1:]...)
+		closed("without an agent, after " + strings.Join(args, " "))
+	}
+	c.nodes[0].start(c.store)
+	for f := range 2 {
+		expectSeenWithin(t, 20*time.Second, a.ns, d.ips[f], a.ips[f])
+	}
+	c.nodes[0].stop()
+	for _, family := range []string{"-4", "-6"} {
+		c.nodes[0].ns.Run("sh", "-c", "ip "+family+" rule del pref 8700")
+	}
+	closed("without an agent, after ip rule del")
+	if n, err := c.nodes[0].dropped("node2"); err != nil || n.Out == 0 {
+		t.Errorf("counted are %+v, %v", n, err)
+	}
+	c.nodes[0].start(c.store)
+	c.nodes[0].ns.Run("nft", "flush", "ruleset")
+	testnet.Eventually(t, 5*time.Second, func() error {
+		if out := c.nodes[0].ns.Run("nft", "list", "tables"); !strings.Contains(out, plan.TableName) {
+			return fmt.Errorf("the rules are not repaired: %s", out)
+		}
+		return nil
+	})
+	// A neighbour that does not encrypt is not taken for a pod.
+	expectSeenWithin(t, 20*time.Second, a.ns, d.ips[0], a.ips[0])
+	before, err := c.nodes[0].dropped("node2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.outside.Run("ip", "addr", "add", d.ips[0].String()+"/32", "dev", "lo")
+	c.outside.Run("ip", "route", "add", a.ips[0].String(), "via", "172.30.0.11")
+	_, _ = c.outside.DialFrom("tcp", netip.AddrPortFrom(d.ips[0], 0).String(), netip.AddrPortFrom(a.ips[0],
+		80).String(), time.Second)
+	after, err := c.nodes[0].dropped("node2")
+	if err != nil || after.In == before.In {
+		t.Errorf("a plain packet from outside was not dropped: %+v, %v", after, err)
+	}
+	if seen, _ := c.nodes[0].net.encryption.witness.Seen(); seen == 0 {
+		t.Error("the witness has not seen the plain packet from outside")
+	}
+}
+
+func expectSeenWithin(t *testing.T, within time.Duration, from *testnet.NS, to, want netip.Addr) {
+	t.Helper()
+	testnet.Eventually(t, within, func() error {
+		seen, err := who(from, netip.AddrPortFrom(to, 80))
+		if err == nil && seen != want {
+			err = fmt.Errorf("%s saw %s, want %s", to, seen, want)
+		}
+		return err
+	})
+}
+
+// TestKeysRotateUnderTraffic: within two periods all keys are others, nothing is lost, and nothing is plain.
+func TestKeysRotateUnderTraffic(t *testing.T) {
+	e := newEncrypted()
+	e.period = 24 * time.Second
+	c := newEncryptedCluster(t, e, routes.Direct)
+	a, d := c.nodes[0].mustAdd("a"), c.nodes[1].mustAdd("d")
+	w := newTap(t, c.nodes...)
+	w.watch(a, d)
+	awaitSessions(t, c.nodes)
+	awaitRoutes(t, a, d)
+	keys := func() map[string]plan.Published { k, _, _ := e.board.reader("").Nodes(); return k }
+	first := keys()
+	metered(t, a, []*pod{d}, 7000, func() {
+		testnet.Eventually(t, 3*e.period, func() error {
+			for name, p := range keys() {
+				for i, key := range p.Keys {
+					if old := first[name]; slices.Contains(old.Keys[:], key) {
+						return fmt.Errorf("device %d of %s still has its first key", i, name)
+					}
+				}
+			}
+			return nil
+		})
+		time.Sleep(e.period / 2) // until all send by the device with the last key
+	})
+	w.expectNone()
+}
+
+// children are the processes that encrypt on a node.
+func children(t *testing.T, m *machine) (pids []int) {
+	t.Helper()
+	if m.net.Config.Encryption.Devices.Kind() == "kernel" {
+		t.Skip("the kernel has WireGuard")
+	}
+	files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	want, _ := os.Readlink(m.ns.Path())
+	for _, f := range files {
+		raw, _ := os.ReadFile(f)
+		ns, _ := os.Readlink(filepath.Join(filepath.Dir(f), "ns/net"))
+		if args := bytes.Split(raw, []byte{0}); len(args) > 1 && string(args[1]) == frames.Process && ns == want {
+			var pid int
+			_, _ = fmt.Sscan(filepath.Base(filepath.Dir(f)), &pid)
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// TestTheAgentEndsWhileItEncrypts: nothing is lost, and nothing is plain.
+func TestTheAgentEndsWhileItEncrypts(t *testing.T) {
+	e := newEncrypted()
+	c := newEncryptedCluster(t, e, routes.VXLAN)
+	a, d := c.nodes[0].mustAdd("a"), c.nodes[1].mustAdd("d")
+	w := newTap(t, c.nodes...)
+	w.watch(a, d)
+	awaitSessions(t, c.nodes)
+	awaitRoutes(t, a, d)
+	metered(t, a, []*pod{d}, 7000, func() {
+		for range 2 {
+			for _, m := range c.nodes {
+				m.stop()
+				time.Sleep(500 * time.Millisecond)
+				m.start(c.store)
+			}
+		}
+	})
+	w.expectNone()
+}
+
+// TestTheProcessThatEncryptsIsKilled: packets are dropped and never plain, and the process is there again soon.
+func TestTheProcessThatEncryptsIsKilled(t *testing.T) {
+	e := newEncrypted()
+	c := newEncryptedCluster(t, e, routes.Direct)
+	a, d := c.nodes[0].mustAdd("a"), c.nodes[1].mustAdd("d")
+	tell(d.ns)
+	w := newTap(t, c.nodes...)
+	w.watch(a, d)
+	awaitSessions(t, c.nodes)
+	for f := range 2 {
+		expectSeen(t, a.ns, d.ips[f], a.ips[f])
+	}
+	pids := children(t, c.nodes[0])
+	if len(pids) != plan.Devices {
+		t.Fatalf("processes %v, want %d", pids, plan.Devices)
+	}
+	keys, _, _ := e.board.reader("").Nodes()
+	for range 3 {
+		for _, pid := range children(t, c.nodes[0]) {
+			_ = unix.Kill(pid, unix.SIGKILL)
+		}
+		say(a, d.ips[0])
+		for f := range 2 {
+			expectSeenWithin(t, 20*time.Second, a.ns, d.ips[f], a.ips[f])
+		}
+	}
+	w.expectNone()
+	if now, _, _ := e.board.reader("").Nodes(); now["node1"] != keys["node1"] {
+		t.Error("the keys are others, though the agent had them")
+	}
+}
+
+// TestEncryptionIsSwitchedUnderTraffic: off, preferred, strict and back, node by node, as rolling restarts do it.
+// Nothing is lost. In the end nothing is left.
+func TestEncryptionIsSwitchedUnderTraffic(t *testing.T) {
+	e := newEncrypted()
+	e.strict = false
+	c := newEncryptedCluster(t, e, routes.Auto)
+	a, d := c.nodes[0].mustAdd("a"), c.nodes[1].mustAdd("d")
+	for i, step := range []struct{ preferred, strict bool }{{true, false}, {false, true}, {true, false}, {}} {
+		metered(t, a, []*pod{d}, uint16(7000+i), func() {
+			for _, m := range c.nodes {
+				m.stop()
+				e.preferred, e.strict = step.preferred, step.strict
+				m.start(c.store)
+			}
+			if step.preferred || step.strict {
+				awaitSessions(t, c.nodes)
+			}
+		})
+		if t.Failed() {
+			t.Fatalf("step %+v", step)
+		}
+	}
+	testnet.Eventually(t, 20*time.Second, func() error {
+		for _, m := range c.nodes {
+			if out := m.ns.Run("sh", "-c", "ip link; nft list tables; ip rule; ip -6 rule"); strings.Contains(out,
+				"wayleave-wg") || strings.Contains(out, plan.TableName) || strings.Contains(out, "lookup 87") {
+				return fmt.Errorf("%s: %s", m.name, out)
+			}
+		}
+		return nil
+	})
+}
+
+// TestUninstallRemovesEncryption removes everything, and says before what is there.
+func TestUninstallRemovesEncryption(t *testing.T) {
+	e := newEncrypted()
+	c := newEncryptedCluster(t, e, routes.Direct)
+	m := c.nodes[0]
+	awaitSessions(t, c.nodes)
+	m.stop()
+	config := m.config(c.store)
+	in := func(fn func() error) { m.ns.Must(fn) }
+	in(func() error {
+		left, err := Remains(t.Context(), config)
+		for _, want := range []string{"link " + plan.Device(0), "link " + plan.Device(1), plan.TableName} {
+			if !strings.Contains(strings.Join(left, "\n"), want) {
+				t.Errorf("what is left does not name %s: %q", want, left)
+			}
+		}
+		return err
+	})
+	in(func() error { return Uninstall(t.Context(), config) })
+	in(func() error {
+		left, err := Remains(t.Context(), config)
+		if len(left) > 0 {
+			t.Errorf("left is %q", left)
+		}
+		return err
+	})
+	testnet.Eventually(t, 5*time.Second, func() error {
+		if pids := children(t, m); len(pids) > 0 {
+			return fmt.Errorf("processes %v still run", pids)
+		}
+		return nil
+	})
+}
+
+// TestStrangersReachNoDevice: datagrams to the ports from an address that is no node's are dropped before WireGuard.
+func TestStrangersReachNoDevice(t *testing.T) {
+	c := newEncryptedCluster(t, newEncrypted(), routes.Direct)
+	awaitSessions(t, c.nodes)
+	m := c.nodes[0]
+	before := dropsOfStrangers(t, m)
+	for _, to := range []string{"172.30.0.11", "[fd00:30::11]"} {
+		for port := 51871; port <= 51872; port++ {
+			conn, err := c.outside.Dial("udp", fmt.Sprintf("%s:%d", to, port), time.Second)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for range 100 {
+				if _, err := conn.Write(make([]byte, 148)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			_ = conn.Close()
+		}
+	}
+	testnet.Eventually(t, 5*time.Second, func() error {
+		if n := dropsOfStrangers(t, m) - before; n < 400 {
+			return fmt.Errorf("%d packets of 400 were dropped", n)
+		}
+		return nil
+	})
+	awaitSessions(t, c.nodes)
+}
+
+// dropsOfStrangers is what the rules of the chain outer-in count.
+func dropsOfStrangers(t *testing.T, m *machine) (sum int) {
+	t.Helper()
+	for _, family := range []string{"ip", "ip6"} {
+		for line := range strings.SplitSeq(m.ns.Run("nft", "list", "chain", family, plan.TableName, "outer-in"), "\n") {
+			if _, count, ok := strings.Cut(line, "counter packets "); ok {
+				var n int
+				_, _ = fmt.Sscan(count, &n)
+				sum += n
+			}
+		}
+	}
+	return sum
+}

@@ -1,0 +1,176 @@
+package wireguard
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"wayleave.dev/kernel/nft"
+	"wayleave.dev/kernel/wireguard"
+	"wayleave.dev/model"
+	"wayleave.dev/podnetwork/routes"
+)
+
+func world(t *testing.T, nodes ...*model.Node) model.Snapshot {
+	t.Helper()
+	store, err := model.NewStore()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = store.Close() })
+	if err := store.Write(func(w *model.Writer) {
+		for _, n := range nodes {
+			w.PutNode(n)
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return store.Snapshot()
+}
+
+func node(name string, cidr string, ips ...string) *model.Node {
+	n := &model.Node{Name: name, PodCIDRs: []netip.Prefix{netip.MustParsePrefix(cidr)}}
+	for _, ip := range ips {
+		n.InternalIPs = append(n.InternalIPs, netip.MustParseAddr(ip))
+	}
+	return n
+}
+
+func publish(keys ...byte) (p Published) {
+	for i, k := range keys {
+		p.Keys[i], p.Ports[i] = wireguard.Key{k}, uint16(51871+i)
+	}
+	return p
+}
+
+// A node that publishes another node's key takes nothing from it: the node that had the key keeps it, and where none
+// had it, none gets it.
+func TestAStolenKeyTakesNothing(t *testing.T) {
+	snap := world(t, node("a", "10.1.0.0/24", "192.0.2.1"), node("b", "10.2.0.0/24", "192.0.2.2"),
+		node("thief", "10.3.0.0/24", "192.0.2.3"))
+	published := map[string]Published{"a": publish(1, 2), "b": publish(3, 4), "thief": publish(4, 3)}
+	own := published["a"].Keys
+	for name, tc := range map[string]struct {
+		held map[wireguard.Key]string
+		want string
+	}{
+		"b had it":     {map[wireguard.Key]string{{3}: "b", {4}: "b"}, "b"},
+		"no one had":   {nil, ""},
+		"another node": {map[wireguard.Key]string{{3}: "gone"}, ""},
+	} {
+		for d := range Devices {
+			p := MakePeers(snap, "a", d, published, own, tc.held, false)
+			var got []string
+			for _, n := range p.Nodes {
+				got = append(got, n)
+			}
+			if strings.Join(got, " ") != tc.want || !strings.Contains(p.Missing["thief"], "another node") {
+				t.Errorf("%s: device %d talks to %q, want %q; missing %v", name, d, got, tc.want, p.Missing)
+			}
+		}
+	}
+	published["thief"] = Published{Keys: own, Ports: [Devices]uint16{1, 2}}
+	if p := MakePeers(snap, "a", 0, published, own, nil, false); p.Missing["thief"] != "it publishes the key of this "+
+		"node" || len(p.List) != 1 {
+		t.Errorf("with the key of this node: %+v", p)
+	}
+}
+
+// What a peer may send is its pods' networks, which no other node has, and its own addresses only if asked for.
+func TestWhatPeersMaySend(t *testing.T) {
+	snap := world(t, node("a", "10.1.0.0/24", "192.0.2.1", "2001:db8::1"), node("b", "10.2.0.0/24", "192.0.2.2"),
+		node("c", "10.2.0.0/25", "192.0.2.3"), node("d", "10.4.0.0/24", "2001:db8::4"), node("e", "10.5.0.0/24"))
+	published := map[string]Published{"b": publish(3, 4), "c": publish(5, 6), "d": publish(7, 8), "e": publish(9, 10),
+		"stranger": publish(11, 12)}
+	for _, nodes := range []bool{false, true} {
+		p := MakePeers(snap, "a", 1, published, publish(1, 2).Keys, nil, nodes)
+		got := fmt.Sprint(p.List)
+		want := []string{"10.2.0.0/24", "10.4.0.0/24", "192.0.2.2:51872", "[2001:db8::4]:51872"}
+		for _, w := range want {
+			if !strings.Contains(got, w) {
+				t.Errorf("nodes=%t: %s is not in %s", nodes, w, got)
+			}
+		}
+		if strings.Contains(got, "10.2.0.0/25") || strings.Contains(got, "192.0.2.2/32") != nodes ||
+			len(p.Missing) != 1 || p.Missing["e"] == "" {
+			t.Errorf("nodes=%t: %s, missing %v", nodes, got, p.Missing)
+		}
+	}
+}
+
+// In any period, a key is replaced only on the device that nodes do not send by, even where clocks differ by up to a
+// quarter of the period.
+func TestAKeyIsReplacedWhileNobodyUsesIt(t *testing.T) {
+	const period = 24 * time.Hour
+	start := time.Unix(1_800_000_000, 0)
+	r := Rotation{Period: period}
+	replaced := map[int]int{}
+	for at := start; at.Sub(start) < 10*period; at = at.Add(7 * time.Minute) {
+		d, ok := r.Due(at)
+		if !ok {
+			continue
+		}
+		r.Done(at)
+		replaced[d]++
+		for _, skew := range []time.Duration{-period/4 + 8*time.Minute, 0, period/4 - 8*time.Minute} {
+			if used := Current(at.Add(skew), period); used == d {
+				t.Errorf("at %s device %d is replaced, which a node whose clock differs by %s sends by", at, d, skew)
+			}
+		}
+		if _, again := r.Due(at.Add(time.Minute)); again {
+			t.Error("a key is replaced twice in a period")
+		}
+	}
+	if replaced[0] < 4 || replaced[1] < 4 {
+		t.Errorf("in 10 periods, keys were replaced %v times", replaced)
+	}
+}
+
+// The current device is used if it has a session, else the other one.
+func TestTheDeviceOfANode(t *testing.T) {
+	const period = time.Hour
+	for range 1000 {
+		now := time.Unix(1_800_000_000+rand.Int64N(1e6), 0)
+		var h [Devices]time.Time
+		for i := range h {
+			if rand.IntN(3) > 0 {
+				h[i] = now.Add(-time.Duration(rand.IntN(300)) * time.Second)
+			}
+		}
+		d, ok := Choose(h, now, period)
+		current := Current(now, period)
+		fresh := func(i int) bool { return now.Sub(h[i]) < Fresh }
+		switch {
+		case fresh(current) && (d != current || !ok), !fresh(current) && fresh(1-current) && (d == current || !ok),
+			!fresh(0) && !fresh(1) && ok:
+			t.Fatalf("handshakes %v ago: device %d, %t", [2]time.Duration{now.Sub(h[0]), now.Sub(h[1])}, d, ok)
+		}
+	}
+}
+
+// In strict mode, networks of other nodes are in the sets that drop; otherwise none is.
+func TestTheGuardHasEveryNetwork(t *testing.T) {
+	snap := world(t, node("a", "10.1.0.0/24", "192.0.2.1"), node("b", "10.2.0.0/24", "192.0.2.2"),
+		node("c", "fd00:3::/64", "2001:db8::3"))
+	conn := nft.NewFake()
+	for _, e := range []routes.Encryption{{Strict: true, Via: map[string]string{"b": Device(0)}}, {Preferred: true},
+		{Strict: true, Nodes: true}} {
+		g := NewGuard(conn, [Devices]uint16{51871, 51872})
+		if err := g.Set(t.Context(), MakeGuarded(snap, "a", e), true); err != nil {
+			t.Fatal(err)
+		}
+		var all string
+		for _, f := range nft.Families() {
+			all += strings.Join(conn.Dump(g.table(f)), "\n")
+		}
+		for network, want := range map[string]bool{"10.2.0.0/24": e.Strict, "fd00:3::/64": e.Strict,
+			"10.1.0.0/24": e.Strict, "192.0.2.2": true} {
+			if got := strings.Contains(all, network); got != want {
+				t.Errorf("%+v: %s is in the rules: %t, want %t:\n%s", e, network, got, want, all)
+			}
+		}
+	}
+}
