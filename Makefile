@@ -41,6 +41,9 @@ test-handover: ## Wayleave beside CoreDNS, kube-proxy and another CNI, in their 
 test-chart: ## The Helm chart in a namespace of its own, rendered by Helm's engine, on a real Kubernetes
 	@./hack/test-chart
 
+test-kubeadm: ## docs/install's recipe for kubeadm, word for word, on machines of the lab, and its removal
+	@./hack/test-kubeadm
+
 bench: setup ## Measure beside the programs that users run today; writes docs/bench-*.md
 	go test -run xxx -bench . -benchmem ./model ./service/... ./dns/...
 	cd bench && go test -count=1 -timeout 2h ./...
@@ -113,4 +116,4 @@ $(LAB): $(shell git ls-files --cached --others --exclude-standard lab internal/d
 setup:
 	@./hack/setup
 
-.PHONY: demo test test-chart test-stress test-lab test-vm test-arm64 test-handover test-release bench fuzz lint image push release push-release gen docs clean help setup
+.PHONY: demo test test-chart test-stress test-lab test-vm test-arm64 test-handover test-kubeadm test-release bench fuzz lint image push release push-release gen docs clean help setup

@@ -80,6 +80,19 @@ func (n *announcer) served() map[model.Name]loadbalancer.Announcement {
 	return out
 }
 
+// isIdle reports whether there is nothing to answer for as long as another load balancer has the Services. Heartbeats
+// are not sent then: MetalLB's speaker needs the same port. The caller holds the lock.
+func (n *announcer) isIdle(served map[model.Name]loadbalancer.Announcement) bool {
+	return n.choice != chosenOwn && len(served) == 0
+}
+
+// idle is isIdle for callers without the lock.
+func (n *announcer) idle() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.isIdle(n.served())
+}
+
 var _ reconcile.Target[model.Name, loadbalancer.Announcement] = (*announcer)(nil)
 
 // Sync implements reconcile.Target.
@@ -163,6 +176,9 @@ func (n *announcer) tell() error {
 		}
 	}
 	served := n.served()
+	if n.isIdle(served) {
+		state.Keys = nil
+	}
 	users := users(served)
 	for _, v := range loadbalancer.Combine(served) {
 		state.VIPs = append(state.VIPs, l2.VIP{Addr: v.Addr, Service: users[v.Addr], Eligible: v.Eligible,

@@ -133,3 +133,37 @@ func TestAddressesOfAnotherLoadBalancerAreNotAnswered(t *testing.T) {
 		}
 	}
 }
+
+// MetalLB's speaker has the port of heartbeats: a node that has nothing to answer for beside it leaves the port alone.
+func TestHeartbeatsBesideAnotherLoadBalancer(t *testing.T) {
+	n := &announcer{node: "node1", sup: speaker.New(slog.New(slog.DiscardHandler), "l2"),
+		plans: map[model.Name]loadbalancer.Announcement{}}
+	n.setKeys([][]byte{make([]byte, 32)})
+	sent := func(want bool) {
+		t.Helper()
+		if got := len(n.last.Keys) > 0; got != want || n.idle() == want {
+			t.Errorf("keys are given: %t, idle: %t; want heartbeats: %t", got, n.idle(), want)
+		}
+	}
+	vip := loadbalancer.Announcement{VIPs: []loadbalancer.VIP{{Addr: netip.MustParseAddr("192.0.2.1")}}}
+	plan := func(unclassed bool) {
+		t.Helper()
+		vip.Unclassed = unclassed
+		err := n.Sync(t.Context(), map[model.Name]loadbalancer.Announcement{{Namespace: "default", Name: "x"}: vip})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	sent(false) // unknown
+	n.setChoice(false)
+	plan(true)
+	sent(false)
+	plan(false)
+	sent(true)
+	if err := n.Sync(t.Context(), map[model.Name]loadbalancer.Announcement{}); err != nil {
+		t.Fatal(err)
+	}
+	sent(false)
+	n.setChoice(true)
+	sent(true) // ready before the first address
+}

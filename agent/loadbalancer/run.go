@@ -133,8 +133,8 @@ func (n *announcer) watch(ctx context.Context, node *agent.Node) error {
 		}
 		node.Problems.Set("announce", "foreign", problems)
 		var wrong error
-		if !node.Owns() {
-			// Another agent's process has the port.
+		if !node.Owns() || n.idle() {
+			// Another agent's process has the port, or another load balancer's may have it.
 		} else if r.Heartbeats != "" {
 			wrong = fmt.Errorf("heartbeats are not sent: %s", r.Heartbeats)
 		} else if len(r.Problems) > 0 {

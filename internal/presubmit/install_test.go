@@ -103,7 +103,7 @@ func checkCommands(t *testing.T, name, block string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	command := regexp.MustCompile(`(?m)(?:^|[|/] ?|-- /)wayleave ((?:[a-z][a-z-]+ ?){1,2})`)
+	command := regexp.MustCompile(`(?m)(?:^|[|;&] ?|-- /|ssh \$n )wayleave ((?:[a-z][a-z-]+ ?){1,2})`)
 	for _, m := range command.FindAllStringSubmatch(block, -1) {
 		words := strings.Fields(m[1])
 		if !bytes.Contains(cli, []byte("\n## wayleave "+strings.Join(words, " ")+"\n")) &&

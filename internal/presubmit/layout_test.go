@@ -36,7 +36,7 @@ func TestTheAgentKnowsNoFeature(t *testing.T) {
 func TestTheCommandIsSmall(t *testing.T) {
 	small(t, filepath.Join("cmd", "wayleave"), 800)
 	small(t, filepath.Join("cmd", "wayleave", "commands"), 1200)
-	small(t, filepath.Join("cmd", "wayleave", "installcommands"), 600)
+	small(t, filepath.Join("cmd", "wayleave", "installcommands"), 400)
 	small(t, filepath.Join("cmd", "wayleave", "clustercommands"), 800)
 }
 

@@ -52,7 +52,7 @@ func (k *Kernel) Changed() <-chan struct{} { return nil }
 // Probe says whether the kernel has WireGuard: nil, ErrNotInKernel or another error. It makes a device for a moment,
 // which loads the module.
 func (k *Kernel) Probe() error {
-	dev := &netlink.Wireguard{LinkAttrs: netlink.LinkAttrs{Name: Prefix + "-probe"}}
+	dev := &netlink.Wireguard{LinkAttrs: netlink.LinkAttrs{Name: Prefix + "p"}} // at most 15 characters
 	err := k.links.handle.LinkAdd(dev)
 	switch {
 	case errors.Is(err, unix.EOPNOTSUPP):

@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
@@ -14,6 +15,8 @@ import (
 
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
+
+	"wayleave.dev/internal/testnet"
 )
 
 // Keys that are not 32 bytes, or with which the secret would be known, are refused.
@@ -115,6 +118,23 @@ func run(t *testing.T, filter []bpf.Instruction, is6 bool, src, dst netip.Addr) 
 		t.Fatal(err)
 	}
 	return n > 0
+}
+
+// A kernel has WireGuard or says that it has not; nothing is left of the probe.
+func TestProbe(t *testing.T) {
+	ns := testnet.New(t, "node")
+	k, err := NewKernel(ns.FD(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := k.Probe(); err != nil && !errors.Is(err, ErrNotInKernel) {
+			t.Error(err)
+		}
+	}
+	if out := ns.Run("ip", "link"); strings.Contains(out, Prefix) {
+		t.Errorf("left is %s", out)
+	}
 }
 
 // Many networks of a usual cluster fit into a filter.

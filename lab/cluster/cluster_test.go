@@ -20,11 +20,12 @@ func TestSettingsNameTheWrongFlag(t *testing.T) {
 		t.Fatal(err)
 	}
 	for want, change := range map[string]func(*Settings){
-		"--nodes 0":                func(s *Settings) { s.Nodes = 0 },
-		"--nodes 999":              func(s *Settings) { s.Nodes = 999 },
-		`--network "calico"`:       func(s *Settings) { s.Network = "calico" },
-		`--proxy-mode "ipvs"`:      func(s *Settings) { s.ProxyMode = "ipvs" },
-		"wayleave, none, upstream": func(s *Settings) { s.Network = "" },
+		"--nodes 0":                        func(s *Settings) { s.Nodes = 0 },
+		"--nodes 999":                      func(s *Settings) { s.Nodes = 999 },
+		`--network "calico"`:               func(s *Settings) { s.Network = "calico" },
+		`--proxy-mode "ipvs"`:              func(s *Settings) { s.ProxyMode = "ipvs" },
+		"wayleave, none, upstream":         func(s *Settings) { s.Network = "" },
+		"--bare: found --network upstream": func(s *Settings) { s.Bare, s.Network = true, Upstream },
 	} {
 		s := good
 		change(&s)

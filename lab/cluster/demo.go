@@ -18,6 +18,7 @@ func (l *Lab) Demo(ctx context.Context, which demo.Selection) error {
 	if err != nil {
 		return fmt.Errorf("lab: %w", err)
 	}
-	tour := &demo.Tour{Lab: self, Kubectl: s.Kubectl, Kubeconfig: l.Dirs.Kubeconfig(), Agnhost: s.Agnhost, Out: l.Out}
+	tour := &demo.Tour{Lab: self, Kubectl: s.Kubectl, Kubeconfig: l.Dirs.Kubeconfig(), Agnhost: s.Agnhost, Out: l.Out,
+		Server: fmt.Sprintf("https://127.0.0.1:%d", s.Port)}
 	return tour.Run(ctx, which)
 }

@@ -33,6 +33,7 @@ type Settings struct {
 	DualStack bool   `json:"dualStack"`
 	Network   string `json:"network"`
 	ProxyMode string `json:"proxyMode"` // mode of kube-proxy in the upstream network
+	Bare      bool   `json:"bare"`      // machines for kubeadm, without a cluster
 	Keep      bool   `json:"-"`         // keep a lab that failed to start, for inspection
 }
 
@@ -43,6 +44,10 @@ func (s Settings) Check() error {
 	}
 	if !slices.Contains(Networks, s.Network) {
 		return fmt.Errorf("--network %q: must be one of %s", s.Network, strings.Join(Networks, ", "))
+	}
+	if s.Bare && (s.Network != None || s.DualStack) {
+		return fmt.Errorf("--bare: found --network %s --dual-stack=%t; allowed: --network none --dual-stack=false",
+			s.Network, s.DualStack)
 	}
 	if !slices.Contains(ProxyModes, s.ProxyMode) {
 		return fmt.Errorf("--proxy-mode %q: must be one of %s", s.ProxyMode, strings.Join(ProxyModes, ", "))

@@ -56,6 +56,7 @@ type up struct {
 	control  control.Config
 	nodes    []node.Config
 	upstream *upstreamParts
+	kubeadm  *build.Kubeadm
 	api      *api
 }
 
@@ -191,6 +192,9 @@ func (u *up) build(ctx context.Context) (err error) {
 		return err
 	}
 	u.images = []string{base}
+	if u.Bare {
+		return u.buildBare(ctx)
+	}
 	switch u.Network {
 	case Upstream:
 		return u.buildUpstream(ctx)
@@ -209,9 +213,12 @@ func (l *Lab) Cache() *build.Cache {
 func (u *up) start(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, 2*startDeadline, errors.New("the lab did not come up in time"))
 	defer cancel()
-	for _, step := range []func(context.Context) error{
-		u.prepare, u.startFabric, u.startControl, u.startNodes, u.awaitNodes, u.network,
-	} {
+	steps := []func(context.Context) error{u.prepare, u.startFabric, u.startControl, u.startNodes, u.awaitNodes,
+		u.network}
+	if u.Bare {
+		steps = []func(context.Context) error{u.prepareBare, u.startFabric, u.startBare}
+	}
+	for _, step := range steps {
 		if err := step(ctx); err != nil {
 			return err
 		}
@@ -221,21 +228,12 @@ func (u *up) start(ctx context.Context) error {
 
 // prepare writes every file of the lab.
 func (u *up) prepare(context.Context) error {
-	for _, dir := range []string{u.Dirs.State, u.Dirs.Logs(), u.registryDir(), u.Dirs.Data} {
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return fmt.Errorf("lab: %w", err)
-		}
-	}
-	if err := u.prepareData(); err != nil {
+	if err := u.prepareFolders(); err != nil {
 		return err
 	}
-	if err := u.copySelf(); err != nil {
-		return err
-	}
-	u.port = freePort()
 	u.control = control.Config{Plan: u.plan, Dual: u.DualStack, Kube: u.programs.Kube,
 		PKI: u.Dirs.PKI(), State: filepath.Join(u.Dirs.State, "control")}
-	if err := os.MkdirAll(u.control.State, 0o700); err != nil {
+	if err := os.Chmod(u.control.State, 0o700); err != nil {
 		return fmt.Errorf("lab: %w", err)
 	}
 	var err error
@@ -243,8 +241,9 @@ func (u *up) prepare(context.Context) error {
 		return err
 	}
 	for i, machine := range u.plan.Nodes {
-		u.nodes = append(u.nodes, node.Config{Machine: machine, Index: i, Plan: u.plan, Dirs: u.Dirs,
-			Programs: u.programs, Server: u.control.Server(), Registry: u.registry().String()})
+		config := u.node(i, machine)
+		config.Server = u.control.Server()
+		u.nodes = append(u.nodes, config)
 	}
 	if err := u.ca.Kubeconfig(u.Dirs.Kubeconfig(), fmt.Sprintf("https://127.0.0.1:%d", u.port), "admin"); err != nil {
 		return err
@@ -313,9 +312,9 @@ func (u *up) startFabric(context.Context) error {
 		u.Dirs.Processes(), u.Dirs.Logs()); err != nil {
 		return err
 	}
+	namespace, address := u.server()
 	_, err := process.Start(process.Program{Name: "forwarder", Args: []string{u.self(), "internal", "forward",
-		fmt.Sprintf("127.0.0.1:%d", u.port), fabric.Control, netip.AddrPortFrom(u.plan.Control.V4(),
-			control.Port).String()}},
+		fmt.Sprintf("127.0.0.1:%d", u.port), namespace, address}},
 		u.Dirs.Processes(), u.Dirs.Logs())
 	return err
 }
@@ -438,6 +437,10 @@ func (u *up) remember() error {
 
 // finish tells the user how to use the lab.
 func (u *up) finish() {
+	if u.Bare {
+		u.Progress.Printf("up: %d machines with containerd and kubeadm %s", u.Nodes, u.programs.KubernetesVersion)
+		return
+	}
 	u.Progress.Printf("up: Kubernetes %s, %d nodes, network %s", u.programs.KubernetesVersion, u.Nodes, u.Network)
 	fmt.Fprintf(u.Out, "export KUBECONFIG=%s\n", u.Dirs.Kubeconfig())
 	if hint := kubectlHint(u.programs.Kubectl); hint != "" {

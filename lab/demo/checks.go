@@ -31,9 +31,6 @@ func chapters() []chapter {
 			{name: "connectivity-broken",
 				say: "`wayleave test connectivity` names what a policy breaks; after ^C it leaves nothing",
 				run: disconnected, within: 4 * time.Minute, long: true},
-			{name: "uninstall-cluster",
-				say: "`wayleave uninstall --cluster` leaves nothing on nodes and in the API but what it names",
-				run: uninstalled, within: 5 * time.Minute, apart: true},
 		}},
 		{"A Service", []check{
 			{name: "create", say: "kubectl create deployment, kubectl expose", run: createBackend,
@@ -150,6 +147,7 @@ func chapters() []chapter {
 					"meter: 0 lost", run: refuseMode, within: 3 * time.Minute, long: true},
 		}},
 		handovers(),
+		withKubeadm(),
 	}
 }
 
@@ -412,6 +410,13 @@ func (t *Tour) meter(ctx context.Context, d time.Duration, disturb func() error,
 // measure is meter; with retried, a query that is answered at its second try does not count as lost.
 func (t *Tour) measure(ctx context.Context, d time.Duration, disturb func() error, retried bool,
 	probes ...string) error {
+	meter := []string{t.Kubectl, "exec", "-i", "deploy/meter", "--", "/lossmeter"}
+	return t.measureBy(ctx, d, disturb, retried, meter, probes...)
+}
+
+// measureBy is measure with another loss meter: its command line.
+func (t *Tour) measureBy(ctx context.Context, d time.Duration, disturb func() error, retried bool, meter []string,
+	probes ...string) error {
 	type result struct {
 		out string
 		err error
@@ -425,11 +430,11 @@ func (t *Tour) measure(ctx context.Context, d time.Duration, disturb func() erro
 	defer stdin.Close()
 	defer end.Close()
 	done := make(chan result, 1)
-	args := append([]string{"exec", "-i", "deploy/meter", "--", "/lossmeter", "run", "5m"}, probes...)
+	args := slices.Concat(meter[1:], []string{"run", "5m"}, probes)
 	side := &Tour{Lab: t.Lab, Kubectl: t.Kubectl, Kubeconfig: t.Kubeconfig}
 	start := time.Now()
 	go func() {
-		out, err := side.command(ctx, stdin, t.Kubectl, args...)
+		out, err := side.command(ctx, stdin, meter[0], args...)
 		done <- result{out, err}
 	}()
 	wait := func(until time.Time) {

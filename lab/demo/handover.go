@@ -16,10 +16,27 @@ func handovers() chapter {
 		{name: "beside",
 			say: "the unedited manifest beside others changes nothing: Events say " +
 				"how to switch over", run: beside, within: 4 * time.Minute, apart: true},
+		{name: "metallb", say: "MetalLB gives a Service an address beside Wayleave", run: installMetalLB,
+			within: 8 * time.Minute, apart: true},
+		{name: "handover-metallb", say: "Wayleave takes addresses over from MetalLB: nothing is lost outside of the " +
+			"cluster, and before that no agent answers", run: takeAddresses, within: 4 * time.Minute, apart: true},
+		{name: "handover-metallb-back", say: "and gives them back: nothing is lost", run: giveAddressesBack,
+			within: 4 * time.Minute, apart: true},
 		{name: "handover-dns", say: "Wayleave takes the cluster DNS over from CoreDNS: no query is lost", run: takeDNS,
 			within: 3 * time.Minute, apart: true},
 		{name: "handover-dns-back", say: "and gives it back: no query is lost", run: giveDNSBack,
 			within: 4 * time.Minute, apart: true},
+		{name: "handover-nodelocal", say: "Wayleave takes node addresses over from NodeLocal DNSCache: each query is " +
+			"answered at its second try at the latest", run: takeNodeLocal, within: 4 * time.Minute, apart: true},
+		{name: "handover-nodelocal-back", say: "and gives them back", run: giveNodeLocalBack,
+			within: 4 * time.Minute, apart: true},
+		{name: "handover-ingress", say: "Wayleave serves an Ingress of class nginx beside its controller, and alone: " +
+			"nothing is lost at either", run: takeIngress, within: 4 * time.Minute, apart: true},
+		{name: "handover-ingress-back", say: "and gives it back", run: giveIngressBack, within: 4 * time.Minute,
+			apart: true},
+		{name: "default-class",
+			say: "`kubectl annotate ingressclass wayleave`: Ingresses without a class are Wayleave's",
+			run: defaultClass, within: 2 * time.Minute, apart: true},
 		{name: "handover-services", say: "Wayleave takes Services over from kube-proxy: nothing is lost",
 			run: takeServices, within: 4 * time.Minute, apart: true},
 		{name: "handover-services-back", say: "and gives them back: nothing is lost", run: giveServicesBack,
@@ -148,7 +165,7 @@ func guide(page, heading string) ([]string, error) {
 	text, _, _ = strings.Cut(text, "\n## ")
 	var out []string
 	for line := range strings.Lines(text) {
-		if code, ok := strings.CutPrefix(line, "       "); ok {
+		if code, ok := strings.CutPrefix(line, "    "); ok {
 			out = append(out, strings.TrimSpace(code))
 		}
 	}

@@ -23,7 +23,9 @@ type Tour struct {
 	Kubeconfig string
 	// Version is the tag of agnhost, as in registry.k8s.io/e2e-test-images/agnhost:VERSION.
 	Agnhost string
-	Out     io.Writer
+	// Server is where this machine reaches the API server.
+	Server string
+	Out    io.Writer
 
 	failed []error
 	shown  bytes.Buffer // output of the current check

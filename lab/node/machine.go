@@ -21,6 +21,8 @@ type Bind struct {
 type Machine struct {
 	Cgroup string `json:"cgroup"` // name below wayleave-lab in every hierarchy
 	Tmpfs  string `json:"tmpfs"`  // an empty folder to mount a tmpfs on
+	// Private are further folders of which the node has a copy-on-write copy.
+	Private []string `json:"private,omitempty"`
 	// Keep are folders that stay visible, although a parent is replaced.
 	Keep  []string          `json:"keep"`
 	Binds []Bind            `json:"binds"`
@@ -124,7 +126,7 @@ func (m *Machine) copyOnWrite() error {
 	if err := mount("tmpfs", m.Tmpfs, "tmpfs", 0, "mode=755"); err != nil {
 		return err
 	}
-	for _, dir := range private {
+	for _, dir := range append(m.Private, private...) {
 		upper, work := filepath.Join(m.Tmpfs, dir, "upper"), filepath.Join(m.Tmpfs, dir, "work")
 		if err := errors.Join(os.MkdirAll(dir, 0o755), os.MkdirAll(upper, 0o755),
 			os.MkdirAll(work, 0o755)); err != nil {
@@ -189,10 +191,14 @@ func (m *Machine) bind(held held) error {
 	return nil
 }
 
+// write writes the node's own files.
 func (m *Machine) write() error {
 	for name, text := range m.Files {
 		// The path may be a symbolic link.
 		if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
 			return err
 		}
 		if err := os.WriteFile(name, []byte(text), 0o644); err != nil {

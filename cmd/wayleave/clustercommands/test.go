@@ -60,8 +60,7 @@ func connectivityCommand(image string, cluster cli.Cluster) *cobra.Command {
 			return r.Status()
 		},
 	}
-	c.Flags().StringVar(&q.image, "image", "", "the image of the pods; default: that of the cluster's agents, else "+
-		image)
+	c.Flags().StringVar(&q.image, "image", "", "the image of the pods; default: that of the cluster's agents")
 	c.Flags().IntVar(&q.Nodes, "nodes", 0, fmt.Sprintf("how many nodes have pods; default: all, at most %d",
 		connectivity.MaxNodes))
 	c.Flags().StringSliceVar(&q.Skip, "skip", nil, "parts to leave out: "+strings.Join(connectivity.Parts(), ", "))

@@ -18,6 +18,7 @@ func nodeCommands(dnsServer func(*cobra.Command, []string) error, dnsSocket stri
 	if dnsServer != nil {
 		dns.Args, dns.RunE = cobra.NoArgs, dnsServer
 	}
-	shown := []*cobra.Command{renderCommand(), explainCommand(), ingressCommand(), dns, logLevelCommand()}
+	shown := []*cobra.Command{renderCommand(), explainCommand(), ingressCommand(), dns, logLevelCommand(),
+		uninstallCommand()}
 	return append(shown, cli.Internal(probeCommand(), dumpCommand())...)
 }

@@ -50,7 +50,7 @@ func command() *cobra.Command {
 		SilenceUsage: true, SilenceErrors: true,
 	}
 	root.AddCommand(up(), down(), status(), loadImage(), execute(), cable(), kubeconfig(), endToEnd(),
-		tour(), internal())
+		tour(), addon(), internal())
 	return root
 }
 
@@ -72,6 +72,9 @@ func up() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if settings.Bare && !cmd.Flags().Changed("network") {
+				settings.Network = cluster.None
+			}
 			return lab.Up(cmd.Context(), settings)
 		},
 	}
@@ -81,6 +84,7 @@ func up() *cobra.Command {
 	flags.StringVar(&settings.Network, "network", cluster.Wayleave,
 		"wayleave: from this checkout; none: nodes without a network; upstream: kube-proxy, CoreDNS and the "+
 			"bridge plugin")
+	flags.BoolVar(&settings.Bare, "bare", false, "machines with containerd, kubelet and kubeadm, and no cluster")
 	flags.BoolVar(&settings.Keep, "keep", false, "keep a lab that failed to start, for inspection")
 	flags.StringVar(&settings.ProxyMode, "proxy-mode", "nftables",
 		"mode of kube-proxy in the network upstream: nftables or iptables")
@@ -229,4 +233,23 @@ func tour() *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&long, "all", false, "also run the long checks")
 	return cmd
+}
+
+func addon() *cobra.Command {
+	return &cobra.Command{
+		Use:   "addon metallb|nginx",
+		Short: "build another program, load its images, and print the path of its manifest or the name of its image",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			lab, err := open()
+			if err != nil {
+				return err
+			}
+			manifest, err := lab.Addon(cmd.Context(), args[0])
+			if err == nil {
+				fmt.Println(manifest)
+			}
+			return err
+		},
+	}
 }
