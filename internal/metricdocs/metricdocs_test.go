@@ -2,13 +2,37 @@ package metricdocs
 
 import (
 	"bytes"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"wayleave.dev/agent"
+	"wayleave.dev/agent/features"
+	"wayleave.dev/config"
+	"wayleave.dev/model"
 )
+
+// A registry takes the metrics of all features together: otherwise no agent starts.
+func TestTheAgentCanRegisterItsMetrics(t *testing.T) {
+	store, err := model.NewStore()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	node := &agent.Node{Core: agent.NewCore(slog.New(slog.DiscardHandler), store, config.Default(), features.All())}
+	registry := prometheus.NewRegistry()
+	for _, c := range agent.Collectors(node) {
+		if err := registry.Register(c); err != nil {
+			t.Error(err)
+		}
+	}
+}
 
 // docs/metrics.md is what `make gen` writes.
 func TestThePageOfMetricsIsFresh(t *testing.T) {

@@ -23,9 +23,10 @@ var (
 		"Messages of a BGP session by direction: in, out.", []string{"session", "peer", "direction"}, nil)
 )
 
-// Describe implements prometheus.Collector.
+// Describe implements prometheus.Collector. It leaves out wayleave_process_up, which the process l2 describes: a
+// registry takes each name from one collector only, and an agent that cannot register its metrics does not start.
 func (s *Supervisor) Describe(to chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{processUp, restartsDesc, refusedDesc, sessionUp, prefixesDesc, messagesDesc} {
+	for _, d := range []*prometheus.Desc{restartsDesc, refusedDesc, sessionUp, prefixesDesc, messagesDesc} {
 		to <- d
 	}
 }
