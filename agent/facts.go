@@ -31,7 +31,7 @@ func SplitDNS(all []netip.Addr) (service, node []netip.Addr) {
 
 // ReservedPorts are ports of the nodes that settings give to Wayleave.
 func ReservedPorts(cfg config.Config) model.Reserved {
-	r := model.Reserved{Metrics: uint16(cfg.Metrics.Port)}
+	r := model.Reserved{Metrics: uint16(cfg.Metrics.Port), BGP: cfg.BGP.Enabled}
 	if cfg.LoadBalancer.Enabled {
 		r.Peers = uint16(cfg.LoadBalancer.PeerPort)
 	}

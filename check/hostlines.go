@@ -9,6 +9,7 @@ import (
 
 	"wayleave.dev/config"
 	"wayleave.dev/dns"
+	"wayleave.dev/model"
 	"wayleave.dev/podnetwork"
 )
 
@@ -114,6 +115,9 @@ func listenersOf(cfg config.Config) (out []listener) {
 	add(cfg.LoadBalancer.Enabled,
 		listener{"udp", uint16(cfg.LoadBalancer.PeerPort), "heartbeats", "loadbalancer.peerPort: PORT", Failed},
 		listener{"tcp", uint16(cfg.LoadBalancer.PeerPort), "heartbeats", "loadbalancer.peerPort: PORT", Failed})
+	add(cfg.BGP.Enabled, listener{"tcp", model.BGPDefaultPort, "BGP",
+		"listenPort: PORT in the BGPConfiguration default",
+		Failed})
 	add(cfg.Ingress.Enabled, listener{"tcp", 10080, "HTTP", "ingress.enabled: false", Failed},
 		listener{"tcp", 10443, "HTTPS", "ingress.enabled: false", Failed},
 		listener{"tcp", 80, "HTTP at the node's address", "ingress.enabled: false", Warning},

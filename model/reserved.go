@@ -44,6 +44,8 @@ type Reserved struct {
 	WireGuard uint16
 	// Metrics is the port of metrics (the setting metrics.port).
 	Metrics uint16
+	// BGP says that nodes listen at the port of the BGPConfiguration (the setting bgp.enabled).
+	BGP bool
 }
 
 // Port names the program of the nodes that listens on a port; it is empty for all other ports.
@@ -57,6 +59,9 @@ func (r Reserved) Port(snap Snapshot, p Protocol, port uint16) string {
 	}
 	if port == r.Metrics && p == TCP && port != 0 {
 		return "Wayleave's metrics"
+	}
+	if r.BGP && p == TCP && port == snap.BGP().Port {
+		return "Wayleave's BGP sessions"
 	}
 	if port == r.VXLAN && p == UDP && port != 0 {
 		return "the pod network (VXLAN)"

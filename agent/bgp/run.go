@@ -36,6 +36,9 @@ type announcer struct {
 	node *agent.Node
 	sup  *speaker.Supervisor
 
+	// down is since when sessions are down, of the goroutine of follow.
+	down map[string]time.Time
+
 	mu   sync.Mutex
 	last bgp.State
 	has  bool // last is in force
@@ -43,7 +46,7 @@ type announcer struct {
 
 // announce runs the process until ctx ends.
 func (f *Feature) announce(ctx context.Context, n *agent.Node) error {
-	a := &announcer{node: n, sup: speaker.New(n.Log, "bgp")}
+	a := &announcer{node: n, sup: speaker.New(n.Log, "bgp"), down: map[string]time.Time{}}
 	a.sup.Logs = n.Logs
 	f.announcer.Store(a)
 	defer f.announcer.Store(nil)
@@ -129,7 +132,7 @@ func (a *announcer) follow(ctx context.Context) error {
 		if err := a.learn(r); err != nil {
 			return err
 		}
-		a.judge(r)
+		a.judge(r, time.Now())
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
@@ -194,10 +197,21 @@ func routesOf(list []bgp.Route) []*model.BGPRoute {
 const patience = 10 * time.Second
 
 // judge reports what is wrong.
-func (a *announcer) judge(r bgp.Report) {
+func (a *announcer) judge(r bgp.Report, now time.Time) {
 	var problems []model.Problem
+	before := a.down
+	a.down = map[string]time.Time{}
 	for _, s := range r.Sessions {
-		if s.Error != "" && s.State != bgp.Established {
+		if !s.Addr.IsValid() || s.State == bgp.Established {
+			continue
+		}
+		peer := s.Name + " " + s.Addr.String()
+		since, ok := before[peer]
+		if !ok {
+			since = now
+		}
+		a.down[peer] = since
+		if s.Error != "" && now.Sub(since) >= patience {
 			problems = append(problems, a.node.Problem(s.Name, fmt.Sprintf("no session with %s: %s; it is tried again",
 				s.Addr, s.Error)))
 		}

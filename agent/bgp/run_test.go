@@ -80,7 +80,7 @@ func objects(w *model.Writer) {
 	w.PutService(&model.Service{Name: model.Name{Namespace: "default", Name: "web"}, Type: model.LoadBalancer,
 		LoadBalancer: &model.Balancer{}, LoadBalancerIPs: []netip.Addr{netip.MustParseAddr("192.0.2.10")}})
 	w.PutBGPPeer(&model.BGPPeer{Name: "rack", Address: netip.MustParseAddr("10.9.0.254"), ASN: 65000, IPv4: true,
-		Timers: model.BGPTimers{Hold: 9 * time.Second, Keepalive: 3 * time.Second, Connect: 2 * time.Second}})
+		Timers: model.BGPTimers{Hold: 30 * time.Second, Keepalive: 10 * time.Second, Connect: 2 * time.Second}})
 	w.PutBGPAdvertisement(&model.BGPAdvertisement{Name: "all", Length4: 32, Length6: 128,
 		Addresses: model.AnnounceLoadBalancerIPs})
 }
@@ -89,7 +89,7 @@ const routerConfig = `log stderr all;
 router id 10.9.0.254;
 protocol device {}
 protocol kernel { ipv4 { export all; import none; }; }
-protocol bgp node1 { local as 65000; neighbor 10.9.0.1 as 64512; hold time 9; ipv4 { import all; export none; }; }
+protocol bgp node1 { local as 65000; neighbor 10.9.0.1 as 64512; hold time 30; ipv4 { import all; export none; }; }
 `
 
 // A Service's address reaches a router while the node does not drain, and stays there when the agent is killed and
@@ -148,6 +148,63 @@ func TestAServiceReachesARouter(t *testing.T) {
 	}
 	tell("drain")
 	has(false)
+}
+
+// A session that is down becomes an Event of the node, if it stays down, and says which side saw what.
+func TestASessionThatStaysDownIsAnEvent(t *testing.T) {
+	store, err := model.NewStore()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = store.Close() })
+	n := &agent.Node{Name: "node1", Core: agent.NewCore(slog.New(slog.DiscardHandler), store, config.Default(), nil)}
+	a := &announcer{node: n, down: map[string]time.Time{}}
+	down := bgp.SessionReport{Name: "BGPPeer rack", Addr: netip.MustParseAddr("10.0.0.254"), State: "idle",
+		Error: "the peer ended the session: bad peer AS"}
+	up := down
+	up.State = bgp.Established
+	now := time.Now()
+	for i, step := range []struct {
+		after time.Duration
+		s     bgp.SessionReport
+		want  bool
+	}{{0, down, false}, {9 * time.Second, down, false}, {10 * time.Second, down, true}, {11 * time.Second, up, false},
+		{12 * time.Second, down, false}} {
+		a.judge(bgp.Report{Running: true, Sessions: []bgp.SessionReport{step.s}}, now.Add(step.after))
+		list := n.Problems.List()
+		if (len(list) == 1) != step.want || step.want && !strings.Contains(list[0].Error(),
+			"Node node1: BGPPeer rack: no session with 10.0.0.254: the peer ended the session: bad peer AS") {
+			t.Errorf("step %d: %v, want %t", i, list, step.want)
+		}
+	}
+}
+
+// Without the setting nothing runs, and a node that is switched on again does not say that it has forwarded all the
+// time.
+func TestSwitchedOff(t *testing.T) {
+	f := New()
+	all := []agent.Feature{f}
+	cfg := config.Default()
+	if len(agent.Enabled[agent.Owner](cfg, all)) > 0 || len(agent.Enabled[agent.Admitter](cfg, all)) > 0 {
+		t.Error("it is on by default")
+	}
+	n := &agent.Node{Dirs: agent.Dirs{Run: t.TempDir()}}
+	for range 2 {
+		if err := remember(n); err != nil {
+			t.Fatal(err)
+		}
+		if ok, err := kept(n); !ok || err != nil {
+			t.Errorf("kept: %t, %v", ok, err)
+		}
+		for range 2 {
+			if err := f.Leave(n)[0].Run(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if ok, err := kept(n); ok || err != nil {
+			t.Errorf("kept after it was switched off: %t, %v", ok, err)
+		}
+	}
 }
 
 // The best path of a prefix is first, and the paths of one next hop are one.

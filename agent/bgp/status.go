@@ -75,7 +75,7 @@ func (a *announcer) facts() []string {
 	announced := len(a.last.Paths)
 	a.mu.Unlock()
 	switch {
-	case !a.has0():
+	case !a.planned():
 		return []string{"no session yet: objects or the rules of Services are not complete"}
 	case !r.Running:
 		return []string{"the process bgp is starting"}
@@ -84,7 +84,7 @@ func (a *announcer) facts() []string {
 		"(status --bgp lists sessions)", up, len(r.Sessions), announced, len(r.Routes))}
 }
 
-func (a *announcer) has0() bool {
+func (a *announcer) planned() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.has

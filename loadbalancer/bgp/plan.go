@@ -53,6 +53,7 @@ func Plan(snap model.Snapshot, in Input) (out State, ok bool, problems []model.P
 		p.advertise(a)
 	}
 	p.paths()
+	p.bound()
 	return p.out, true, p.problems
 }
 

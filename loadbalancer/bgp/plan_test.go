@@ -318,3 +318,43 @@ func TestRouterIDs(t *testing.T) {
 		t.Errorf("a node with an IPv4 address has %s", id)
 	}
 }
+
+// Objects over a bound, or that contradict each other, cost only themselves: the process takes the rest.
+func TestOneObjectCostsOnlyItself(t *testing.T) {
+	zero := uint32(0)
+	twin := peer("twin")
+	store := world(t, func(w *model.Writer) {
+		w.PutBGPPeer(twin)
+		for i := range MaxSessions + 5 {
+			p := peer(fmt.Sprintf("z%04d", i))
+			p.Address = netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)})
+			w.PutBGPPeer(p)
+		}
+		for i := range MaxClasses + 5 {
+			w.PutBGPAdvertisement(&model.BGPAdvertisement{Name: fmt.Sprintf("b%04d", i), Length4: 32, Length6: 128,
+				Addresses: model.AnnouncePodCIDRs})
+		}
+		w.PutBGPAdvertisement(&model.BGPAdvertisement{Name: "aa", Length4: 32, LocalPref: &zero,
+			Addresses: model.AnnouncePodCIDRs})
+		w.PutService(balancer("web", "192.0.2.10"))
+	})
+	s, problems := plan(t, store, "node1")
+	if len(s.Sessions) != MaxSessions || len(s.Classes) != MaxClasses {
+		t.Errorf("%d sessions and %d classes", len(s.Sessions), len(s.Classes))
+	}
+	if got := announced(s, "BGPPeer rack"); !strings.Contains(got, "192.0.2.10/32") {
+		t.Errorf("the first peer gets %q", got)
+	}
+	named := map[string]int{}
+	for _, p := range problems {
+		named[p.Kind]++
+		if p.Object.Name == "twin" && !strings.Contains(p.Reason, "BGPPeer rack has a session with it") {
+			t.Errorf("%v", p)
+		}
+	}
+	// One twin, six over the bound of sessions (rack is one of the allowed); one preference, six over the bound of
+	// classes.
+	if named["BGPPeer"] != 7 || named["BGPAdvertisement"] != 7 {
+		t.Errorf("%v are named", named)
+	}
+}

@@ -88,44 +88,60 @@ func memory(t *testing.T, pid int) int64 {
 	return 0
 }
 
-// A peer that sends more prefixes than are allowed has no session, and the process stays small and has its other
-// sessions.
+// A peer that sends more prefixes than are allowed, by itself or with all others, has no session. The process stays
+// small
+// and has its other sessions.
 func TestAFloodOfPrefixesEndsTheSession(t *testing.T) {
 	t.Parallel()
-	w := newRack(t, 2)
-	n := w.nodes[0]
-	h := newHostile(w)
-	good := testnet.NewBIRD(w.nodes[1].ns, bird(w.nodes[:1], ""))
-	state := n.state(toRouter(router4), "192.0.2.10/32")
-	s := toRouter(w.nodes[1].addr[0])
-	s.Name = "BGPPeer good"
-	state.Sessions = append(state.Sessions, s)
-	state.Classes[0].Sessions = append(state.Classes[0].Sessions, s.Name)
-	n.start(state)
-	has(t, good, "192.0.2.10/32")
-	c := h.session(routerASN)
-	n.established("BGPPeer router")
-	n.established("BGPPeer good")
-	pid, since := n.now().PID, n.since("BGPPeer good")
-	_ = c.SetWriteDeadline(time.Now().Add(30 * time.Second))
-	for i := range 1 << 20 {
-		nlri := []byte{32, byte(20 + i>>16), byte(i >> 8), byte(i), 1}
+	for name, limit := range map[string]uint32{"of one peer": 0, "of all peers": 1 << 30} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newRack(t, 2)
+			n := w.nodes[0]
+			h := newHostile(w)
+			good := testnet.NewBIRD(w.nodes[1].ns, bird(w.nodes[:1], ""))
+			state := n.state(toRouter(router4), "192.0.2.10/32")
+			state.Sessions[0].MaxPrefixes = limit
+			s := toRouter(w.nodes[1].addr[0])
+			s.Name = "BGPPeer good"
+			state.Sessions = append(state.Sessions, s)
+			state.Classes[0].Sessions = append(state.Classes[0].Sessions, s.Name)
+			n.start(state)
+			has(t, good, "192.0.2.10/32")
+			c := h.session(routerASN)
+			n.established("BGPPeer router")
+			n.established("BGPPeer good")
+			pid, since := n.now().PID, n.since("BGPPeer good")
+			flood(c)
+			testnet.Eventually(t, 60*time.Second, func() error {
+				x, _ := n.session("BGPPeer router")
+				if x.State == bgp.Established || !strings.Contains(x.Error, "more prefixes") {
+					return fmt.Errorf("%+v", x)
+				}
+				return nil
+			})
+			if got := memory(t, pid); got > Memory {
+				t.Errorf("the process has %d MiB", got>>20)
+			}
+			if n.now().PID != pid || !n.since("BGPPeer good").Equal(since) {
+				t.Error("the other session was lost")
+			}
+		})
+	}
+}
+
+// flood announces prefixes until the connection ends, 500 in each message.
+func flood(c net.Conn) {
+	_ = c.SetWriteDeadline(time.Now().Add(60 * time.Second))
+	for i := 0; i < 1<<21; {
+		var nlri []byte
+		for range 500 {
+			nlri = append(nlri, 32, byte(20+i>>16), byte(i>>8), byte(i), 1)
+			i++
+		}
 		if _, err := c.Write(update(goodAttributes, nlri)); err != nil {
-			break
+			return
 		}
-	}
-	testnet.Eventually(t, 40*time.Second, func() error {
-		x, _ := n.session("BGPPeer router")
-		if x.State == bgp.Established || !strings.Contains(x.Error, "more prefixes") {
-			return fmt.Errorf("%+v", x)
-		}
-		return nil
-	})
-	if got := memory(t, pid); got > Memory {
-		t.Errorf("the process has %d MiB", got>>20)
-	}
-	if n.now().PID != pid || !n.since("BGPPeer good").Equal(since) {
-		t.Error("the other session was lost")
 	}
 }
 

@@ -3,6 +3,7 @@ package speaker
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -23,6 +24,8 @@ const (
 	routesWithin = 5 * time.Second
 	// silence is how long a peer that sent too many prefixes has no session.
 	silence = 5 * time.Minute
+	// maxReceived bounds what all peers together may send, in prefixes: some 100 MiB.
+	maxReceived = 1 << 18
 	// maxRoutes bounds the routes of a report.
 	maxRoutes = 1 << 17
 )
@@ -59,6 +62,7 @@ func (e *engine) report() bgp.Report {
 		r.Sessions = append(r.Sessions, s)
 	})
 	e.refuseInternal(internal)
+	e.tame(r.Sessions, now)
 	for name, s := range e.sessions {
 		converged = converged && (established[name] || s.Range.IsValid())
 		if s.Range.IsValid() {
@@ -174,9 +178,29 @@ func (e *engine) hasRoutes(p *api.Peer, s bgp.SessionReport, now time.Time) bool
 	return true
 }
 
+// tame ends the session of the peer that sends most, while all together send more than fits the memory.
+func (e *engine) tame(list []bgp.SessionReport, now time.Time) {
+	var total uint64
+	var most bgp.SessionReport
+	for _, s := range list {
+		total += s.Received
+		if s.Received > most.Received {
+			most = s
+		}
+	}
+	if total <= maxReceived {
+		return
+	}
+	e.events.shared.fail(most.Addr,
+		fmt.Sprintf("the peer sent more prefixes than any other, and all together %d; %d are "+
+			"allowed", total, maxReceived))
+	e.silenced[most.Addr] = now.Add(silence)
+	_ = e.server.DisablePeer(context.Background(), &api.DisablePeerRequest{Address: most.Addr.String()})
+}
+
 // unsilence lets a peer that sent too many prefixes try again after a while.
 func (e *engine) unsilence(p *api.Peer, s bgp.SessionReport, now time.Time) {
-	if p.State.AdminState != api.PeerState_ADMIN_STATE_PFX_CT {
+	if a := p.State.AdminState; a != api.PeerState_ADMIN_STATE_PFX_CT && a != api.PeerState_ADMIN_STATE_DOWN {
 		delete(e.silenced, s.Addr)
 		return
 	}

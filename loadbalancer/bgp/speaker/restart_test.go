@@ -3,6 +3,7 @@ package speaker
 import (
 	"bufio"
 	"fmt"
+	"os"
 	"os/exec"
 	"strings"
 	"sync"
@@ -68,7 +69,7 @@ func frr(nodes []*node, options ...string) string {
 		" bgp graceful-restart restart-time 60\n", routerASN, router4)
 	for _, n := range nodes {
 		fmt.Fprintf(&b,
-			" neighbor %[1]s remote-as %[2]d\n neighbor %[1]s timers 3 9\n neighbor %[1]s timers connect 2\n",
+			" neighbor %[1]s remote-as %[2]d\n neighbor %[1]s timers 10 30\n neighbor %[1]s timers connect 2\n",
 			n.addr[0], nodeASN)
 		for _, o := range options {
 			fmt.Fprintf(&b, " neighbor %s %s\n", n.addr[0], o)
@@ -128,6 +129,71 @@ func (n *node) again(name string, pid int) {
 	})
 }
 
+// ping sends to addresses that the node gets, through the router's routes, until the function that it returns is
+// called,
+// which fails the test if a packet was lost.
+func ping(t *testing.T, router *testnet.NS, n *node, addrs ...string) (lossless func()) {
+	t.Helper()
+	var all []*exec.Cmd
+	var texts []*strings.Builder
+	for _, a := range addrs {
+		bits := "/32"
+		if family(a) == "-6" {
+			bits = "/128"
+		}
+		n.ns.Addr("lo", a+bits)
+		text := &strings.Builder{}
+		cmd := exec.Command("ping", "-i", "0.05", a)
+		cmd.Stdout = text
+		router.Must(cmd.Start)
+		t.Cleanup(func() { _ = cmd.Process.Kill() })
+		all, texts = append(all, cmd), append(texts, text)
+	}
+	return func() {
+		t.Helper()
+		for i, cmd := range all {
+			_ = cmd.Process.Signal(os.Interrupt)
+			_ = cmd.Wait()
+			// The last one may be on its way.
+			var sent, received int
+			_, summary, _ := strings.Cut(texts[i].String(), "statistics ---\n")
+			if k, err := fmt.Sscanf(summary, "%d packets transmitted, %d received", &sent, &received); k != 2 ||
+				sent < 20 || received < sent-1 {
+				t.Errorf("%s: %v: %s", addrs[i], err, summary)
+			}
+		}
+	}
+}
+
+// A process says that it restarts, and that the node forwards all the time (bits R and F), only if an earlier one has
+// made the rules: not after a reboot.
+func TestTheForwardingBit(t *testing.T) {
+	t.Parallel()
+	w := newRack(t, 1)
+	n := w.nodes[0]
+	r := testnet.NewBIRD(w.router, bird(w.nodes, ""))
+	n.start(n.state(toRouter(router4), "192.0.2.10/32"))
+	theirs := func() string {
+		_, text, _ := strings.Cut(r.Show("show", "protocols", "all", "n1_4"), "Neighbor capabilities")
+		text, _, _ = strings.Cut(text, "Session:")
+		return text
+	}
+	has(t, r, "192.0.2.10/32")
+	if text := theirs(); !strings.Contains(text, "AF supported: ipv4 ipv6") ||
+		strings.Contains(text, "preserved: ipv4") ||
+		strings.Contains(text, "recovery") {
+		t.Errorf("at first: %s", text)
+	}
+	pid := n.now().PID
+	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	n.again("BGPPeer router", pid)
+	if text := theirs(); !strings.Contains(text, "AF preserved: ipv4 ipv6") || !strings.Contains(text, "recovery") {
+		t.Errorf("after a restart: %s", text)
+	}
+}
+
 // Routers keep every route while the process is killed, the agent is killed, the agent is stopped in good order, and
 // the
 // next one has fewer addresses to announce: only those that it lacks go.
@@ -147,6 +213,7 @@ func TestRoutersKeepRoutesThroughRestarts(t *testing.T) {
 			n.start(state)
 			routed(t, w.router, 1, "192.0.2.10", "192.0.2.11", "2001:db8::10", "2001:db8::11")
 			m := watchRoutes(t, w.router)
+			lossless := ping(t, w.router, n, "192.0.2.10", "2001:db8::10")
 			pid := n.now().PID
 			if err := unix.Kill(pid, unix.SIGKILL); err != nil {
 				t.Fatal(err)
@@ -165,6 +232,7 @@ func TestRoutersKeepRoutesThroughRestarts(t *testing.T) {
 			if lost := m.lost(prefixes...); len(lost) > 0 {
 				t.Errorf("the router lost routes: %v", lost)
 			}
+			lossless()
 			routed(t, w.router, 1, "192.0.2.10", "192.0.2.11", "2001:db8::10", "2001:db8::11")
 			n.kill()
 			state = n.state(toRouter(router4), prefixes[0], prefixes[2])
@@ -188,7 +256,7 @@ func TestRoutesOfTheDeadGo(t *testing.T) {
 		t.Parallel()
 		w := newRack(t, 1)
 		n := w.nodes[0]
-		r := testnet.NewBIRD(w.router, bird(w.nodes, ""))
+		r := testnet.NewBIRD(w.router, strings.ReplaceAll(bird(w.nodes, ""), "hold time 30", "hold time 9"))
 		n.start(n.state(toRouter(router4), "192.0.2.10/32"))
 		has(t, r, "192.0.2.10/32")
 		n.ns.Run("ip", "link", "set", "eth0", "down")

@@ -214,7 +214,7 @@ func (n *node) established(name string) {
 
 // toRouter is a session of a node with the router over one family, for both.
 func toRouter(peer netip.Addr) bgp.Session {
-	return bgp.Session{Name: "BGPPeer router", Addr: peer, ASN: routerASN, Hold: 9 * time.Second,
+	return bgp.Session{Name: "BGPPeer router", Addr: peer, ASN: routerASN, Hold: 30 * time.Second,
 		Connect: 2 * time.Second,
 		Restart: 60 * time.Second, V4: true, V6: true}
 }
@@ -242,7 +242,7 @@ func bird(nodes []*node, options string) string {
 		"protocol kernel { ipv6 { export all; import none; }; merge paths on; }\n", router4)
 	for i, n := range nodes {
 		for f, a := range n.addr {
-			fmt.Fprintf(&b, "protocol bgp n%d_%d {\n local as %d; neighbor %s as %d; hold time 9;\n"+
+			fmt.Fprintf(&b, "protocol bgp n%d_%d {\n local as %d; neighbor %s as %d; hold time 30;\n"+
 				" ipv4 { import all; export none; };\n ipv6 { import all; export none; };\n %s\n}\n",
 				i+1, 4+2*f, routerASN, a, nodeASN, options)
 		}

@@ -87,7 +87,7 @@ func TestARouteReflector(t *testing.T) {
 	r := testnet.NewBIRD(w.router, bird(w.nodes[:1], ""))
 	internal := func(from, to int, client bool) bgp.Session {
 		return bgp.Session{Name: fmt.Sprint("Node node", to+1), Addr: w.nodes[to].addr[0], ASN: nodeASN,
-			Hold: 9 * time.Second, Connect: 2 * time.Second, Restart: 60 * time.Second, V4: true, V6: true,
+			Hold: 30 * time.Second, Connect: 2 * time.Second, Restart: 60 * time.Second, V4: true, V6: true,
 			ReflectorClient: client, NextHop6: w.nodes[from].addr[1]}
 	}
 	all := []bgp.Import{{Accept: true, Prefixes: []bgp.PrefixRange{bgp.Within(netip.MustParsePrefix("10.244.0.0/16"))}}}
@@ -138,7 +138,7 @@ func TestAPeerByItsInterface(t *testing.T) {
 	}
 	r := testnet.NewBIRD(w.router,
 		fmt.Sprintf("log stderr all;\nrouter id %s;\nprotocol device {}\nprotocol bgp n1 {\n"+
-			" local as %d; neighbor fe80::1%%eth0 as %d; hold time 9; connect delay time 1;\n"+
+			" local as %d; neighbor fe80::1%%eth0 as %d; hold time 30; connect delay time 1;\n"+
 			" ipv4 { import all; export none; };\n ipv6 { import all; export none; };\n}\n", router4,
 			routerASN, nodeASN))
 	s := toRouter(netip.Addr{})

@@ -3,6 +3,8 @@ package speaker
 import (
 	"fmt"
 	"log/slog"
+	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -83,4 +85,25 @@ func TestMetrics(t *testing.T) {
 			t.Errorf("%s is %v, %t; want %v; all: %v", name, v, ok, want, got)
 		}
 	}
+}
+
+// IPv4 addresses of a node that has only an IPv6 address have an IPv6 next hop (RFC 8950).
+func TestIPv4WithAnIPv6NextHop(t *testing.T) {
+	t.Parallel()
+	w := newRack(t, 1)
+	n := w.nodes[0]
+	r := testnet.NewBIRD(w.router, strings.ReplaceAll(bird(w.nodes, ""), "ipv4 { import all; export none; };",
+		"ipv4 { import all; export none; extended next hop on; };"))
+	state := n.state(toRouter(router6), "192.0.2.10/32")
+	state.Sessions[0].NextHop4 = netip.Addr{}
+	n.start(state)
+	has(t, r, "192.0.2.10/32")
+	shows(t, r, route10, "BGP.next_hop: fd00:9::1")
+	testnet.Eventually(t, 20*time.Second, func() error {
+		out, err := w.router.Try("ip", "route", "show", "192.0.2.10")
+		if err == nil && !contains(out, "via inet6 fd00:9::1") {
+			err = fmt.Errorf("the kernel has %q", out)
+		}
+		return err
+	})
 }
