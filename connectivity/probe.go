@@ -127,7 +127,8 @@ func (p Probe) try(ctx context.Context) error {
 			return nil
 		case err == nil:
 			failed, last = 0, errors.New("it is answered, and must be denied")
-		case ctx.Err() != nil || !time.Now().Before(end): // the time was over in the attempt: it says less than the one before
+		case ctx.Err() != nil || !time.Now().Before(end):
+			// The time was over in the attempt: it says less than the one before.
 			last = cmp.Or(last, err)
 		case !p.Denied:
 			last = err
