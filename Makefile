@@ -38,6 +38,9 @@ test-arm64: ## The programs of the arm64 image under qemu's user emulation
 test-handover: ## Wayleave beside CoreDNS, kube-proxy and another CNI, in their place, and back, under the loss meter
 	@./hack/test-handover
 
+test-chart: ## The Helm chart in a namespace of its own, rendered by Helm's engine, on a real Kubernetes
+	@./hack/test-chart
+
 test-kubeadm: ## docs/install's recipe for kubeadm, word for word, on machines of the lab, and its removal
 	@./hack/test-kubeadm
 
@@ -113,4 +116,4 @@ $(LAB): $(shell git ls-files --cached --others --exclude-standard lab internal/d
 setup:
 	@./hack/setup
 
-.PHONY: demo test test-stress test-lab test-vm test-arm64 test-handover test-kubeadm test-release bench fuzz lint image push release push-release gen docs clean help setup
+.PHONY: demo test test-chart test-stress test-lab test-vm test-arm64 test-handover test-kubeadm test-release bench fuzz lint image push release push-release gen docs clean help setup

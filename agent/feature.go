@@ -2,12 +2,12 @@ package agent
 
 import (
 	"context"
-	"encoding/json"
 	"net/netip"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"wayleave.dev/agent/report"
 	"wayleave.dev/config"
 	"wayleave.dev/kernel/firewall"
 	"wayleave.dev/model"
@@ -123,14 +123,7 @@ type (
 )
 
 // List is a table that `wayleave status --NAME` prints.
-type List struct {
-	// Name is the name of the flag, and the key of the rows in the JSON of the status.
-	Name string
-	// Help explains the flag.
-	Help string
-	// Text renders the rows, which are nil when there are none.
-	Text func(rows json.RawMessage, now time.Time) (string, error)
-}
+type List = report.List
 
 // The parts of a feature in the cluster-wide writer, of which one replica is the leader.
 type (

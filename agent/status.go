@@ -103,7 +103,7 @@ func (n *Node) Report() Report {
 			}
 		}
 		if l, ok := f.(Lister); ok {
-			r.addRows(l.List().Name, l.Rows(n, snap))
+			r.AddRows(l.List().Name, l.Rows(n, snap))
 		}
 	}
 	n.setFacts(r.Facts)

@@ -48,7 +48,7 @@ type AddressPoolSpec struct {
 	ServiceSelector   *metav1.LabelSelector `json:"serviceSelector,omitempty"`
 	NamespaceSelector *metav1.LabelSelector `json:"namespaceSelector,omitempty"`
 	L2                L2                    `json:"l2,omitempty"`
-	BGP               BGP                   `json:"bgp,omitempty"`
+	BGP               BGP                   `json:"bgp,omitzero"`
 }
 
 // BGP configures the announcement to routers.

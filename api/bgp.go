@@ -45,7 +45,8 @@ type BGPPeerSpec struct {
 	// NodeSelector selects the nodes that have the session; unset selects all.
 	NodeSelector *metav1.LabelSelector `json:"nodeSelector,omitempty"`
 	// Address, Interface and AddressRange name the peer; exactly one is set. Interface is a link with the peer's IPv6
-	// link-local address at its other end. AddressRange is a CIDR from which peers connect.
+	// link-local address at its other end. AddressRange is a CIDR of at most 256 addresses from which
+	// peers connect.
 	Address      string `json:"address,omitempty"`
 	Interface    string `json:"interface,omitempty"`
 	AddressRange string `json:"addressRange,omitempty"`
@@ -75,7 +76,7 @@ type BGPPeerSpec struct {
 	Families []string `json:"families,omitempty"`
 	// AddPath exchanges several paths of a prefix.
 	AddPath bool      `json:"addPath,omitempty"`
-	Import  BGPImport `json:"import,omitempty"`
+	Import  BGPImport `json:"import,omitzero"`
 }
 
 // SecretKey names a value of a Secret in the namespace wayleave-peers.
@@ -87,7 +88,7 @@ type SecretKey struct {
 
 // BGPTimers are durations of a session.
 type BGPTimers struct {
-	// HoldTime is how long a silent peer is believed to be alive: 0, or 3s and more.
+	// HoldTime is how long a silent peer is believed to be alive, at least 3s.
 	HoldTime *metav1.Duration `json:"holdTime,omitempty"`
 	// KeepaliveTime is the interval of keepalives, at most a third of HoldTime.
 	KeepaliveTime *metav1.Duration `json:"keepaliveTime,omitempty"`
@@ -141,7 +142,7 @@ type BGPConfigurationSpec struct {
 	NodeASNs []NodeASN `json:"nodeASNs,omitempty"`
 	// ListenPort is where nodes accept sessions; unset is 179.
 	ListenPort int32   `json:"listenPort,omitempty"`
-	Mesh       BGPMesh `json:"mesh,omitempty"`
+	Mesh       BGPMesh `json:"mesh,omitzero"`
 	BGPTimers  `json:",inline"`
 	// GracefulRestart is that of sessions whose peer does not have its own.
 	GracefulRestart *GracefulRestart `json:"gracefulRestart,omitempty"`
@@ -204,7 +205,7 @@ type BGPAdvertisementSpec struct {
 	// Communities are "ASN:VALUE", numbers or well-known names; LargeCommunities "ASN:VALUE:VALUE".
 	Communities      []string `json:"communities,omitempty"`
 	LargeCommunities []string `json:"largeCommunities,omitempty"`
-	// LocalPreference and MED are attributes of the routes.
+	// LocalPreference (at least 1) and MED are attributes of the routes.
 	LocalPreference *int64 `json:"localPreference,omitempty"`
 	MED             *int64 `json:"med,omitempty"`
 }

@@ -1,3 +1,5 @@
+//go:build linux
+
 package bundle
 
 import (
@@ -20,12 +22,8 @@ import (
 // maxFile bounds each text of a node.
 const maxFile = 1 << 20
 
-// Text is a part of the state of a node.
-type Text struct {
-	Text string `json:"text"`
-	// Error says why the text is missing or incomplete. What this kernel does not have is no error.
-	Error string `json:"error,omitempty"`
-}
+// maxRuleset bounds the rules and elements of a node: those of about 10,000 Services.
+const maxRuleset = 4<<20 - 4<<10
 
 // NodeState is the state of the kernel's network and the metrics of the node, as texts by name. It is for the agent's
 // container, which is in the node's network namespace.
@@ -49,6 +47,17 @@ func NodeState(ctx context.Context) map[string]Text {
 		}
 		return k.Summary(ctx)
 	})
+	add("ruleset.txt", func() (string, error) {
+		k, err := nft.NewKernel(0)
+		if err != nil {
+			return "", err
+		}
+		text, cut, err := k.Ruleset(ctx, maxRuleset)
+		if err == nil && cut {
+			err = fmt.Errorf("the ruleset is longer than %d bytes", maxRuleset)
+		}
+		return text, err
+	})
 	add("links.txt", links)
 	add("sockets.txt", sockets)
 	add("sysctls.txt", sysctls)
@@ -58,14 +67,6 @@ func NodeState(ctx context.Context) map[string]Text {
 	add("metrics.txt", func() (string, error) { return page(ctx, "http://127.0.0.1:10249/metrics") })
 	return out
 }
-
-// procNet are files of /proc/net.
-func procNet() []string {
-	return []string{"route", "ipv6_route", "arp", "dev", "snmp", "snmp6", "netstat", "softnet_stat", "sockstat",
-		"ip_tables_names", "ip6_tables_names", "stat/nf_conntrack"}
-}
-
-func procName(file string) string { return "proc-net/" + filepath.Base(file) + ".txt" }
 
 func file(name string) (string, error) {
 	f, err := os.Open(name)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"path"
 	"slices"
 	"strings"
 	"sync"
@@ -62,9 +63,24 @@ func logParts(from Cluster, p fleet.Pod, folder string) (out []Part) {
 	return out
 }
 
+// Text is a part of the state of a node.
+type Text struct {
+	Text string `json:"text"`
+	// Error says why the text is missing or incomplete. What this kernel does not have is no error.
+	Error string `json:"error,omitempty"`
+}
+
+// procNet are files of /proc/net.
+func procNet() []string {
+	return []string{"route", "ipv6_route", "arp", "dev", "snmp", "snmp6", "netstat", "softnet_stat", "sockstat",
+		"ip_tables_names", "ip6_tables_names", "stat/nf_conntrack"}
+}
+
+func procName(file string) string { return "proc-net/" + path.Base(file) + ".txt" }
+
 // nodeTexts are the names of NodeState, which is read once for all.
 func nodeTexts() []string {
-	out := []string{"nftables.txt", "links.txt", "sockets.txt", "sysctls.txt", "metrics.txt"}
+	out := []string{"nftables.txt", "ruleset.txt", "links.txt", "sockets.txt", "sysctls.txt", "metrics.txt"}
 	for _, n := range procNet() {
 		out = append(out, procName(n))
 	}

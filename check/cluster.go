@@ -1,6 +1,8 @@
 package check
 
 import (
+	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -187,5 +189,38 @@ func (l *lines) classes(c *fleet.Cluster) {
 func OnNodes() Section {
 	return Section{"on the nodes", []Line{{ID: "nodes-by-hand", Level: Warning,
 		Text: "kernel modules, ports, firewalls and the kubelet's files are seen on nodes only",
-		Fix:  "on each node, as root: wayleave check --pre --node"}}}
+		Fix:  "on each node, as root: wayleave check --pre --node; or --probe-image IMAGE"}}}
+}
+
+// FromNodes has the lines of reports that nodes made of themselves, in JSON, by node.
+func FromNodes(answers map[string]func() ([]byte, error)) Section {
+	s := Section{Title: "on the nodes"}
+	for _, node := range slices.Sorted(maps.Keys(answers)) {
+		where := "node/" + node
+		var r Report
+		raw, err := answers[node]()
+		if err == nil {
+			if err = json.Unmarshal(raw, &r); err != nil {
+				err = fmt.Errorf("%w: %.200q", err, raw)
+			}
+		}
+		if err == nil && len(r.Sections) == 0 {
+			err = errors.New("its report is empty")
+		}
+		if err != nil {
+			s.Lines = append(s.Lines, Line{ID: "on-node", Where: where, Level: Unknown,
+				Text: "the node could not be checked: " + err.Error(),
+				Fix:  "on the node, as root: wayleave check --pre --node"})
+		}
+		for _, section := range r.Sections {
+			for _, l := range section.Lines {
+				if rank(l.Level) < 0 {
+					l.Level = Unknown
+				}
+				l.Where = where
+				s.Lines = append(s.Lines, l)
+			}
+		}
+	}
+	return s
 }

@@ -209,3 +209,27 @@ func TestDNSIsTried(t *testing.T) {
 		t.Errorf("%+v", p)
 	}
 }
+
+// What nodes say of themselves is folded as other lines; one that says nothing costs its own line.
+func TestNodesSayWhatOnlyTheySee(t *testing.T) {
+	say := func(text string, err error) func() ([]byte, error) {
+		return func() ([]byte, error) { return []byte(text), err }
+	}
+	const good = `{"result":"ok","sections":[{"title":"node","lines":[{"id":"kernel","level":"ok","text":"the ` +
+		`kernel is good"}]}]}`
+	r := New(FromNodes(map[string]func() ([]byte, error){"n1": say(good, nil), "n2": say(good, nil),
+		"n3": say(strings.ReplaceAll(good, `"ok"`, `"failed"`), nil), "n4": say("", errors.New("the pod did not end")),
+		"n5": say("wayleave: no such command", nil), "n6": say("{}", nil),
+		"n7": say(strings.ReplaceAll(good, `"ok"`, `"x"`), nil)}))
+	text := r.Text()
+	for _, want := range []string{"✓ 2 nodes: the kernel is good", "✗ node/n3: the kernel is good",
+		"? node/n4: the node could not " +
+			"be checked: the pod did not end", "no such command", "? node/n6", "? node/n7"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %q in\n%s", want, text)
+		}
+	}
+	if r.Result != Failed {
+		t.Errorf("%s", r.Result)
+	}
+}

@@ -1,3 +1,5 @@
+//go:build linux
+
 package check
 
 import (
@@ -11,12 +13,6 @@ import (
 	"wayleave.dev/dns"
 	"wayleave.dev/model"
 	"wayleave.dev/podnetwork"
-)
-
-// MinKernel is the oldest supported kernel, and MinKubernetes the oldest supported minor version of Kubernetes 1.
-const (
-	minKernelMajor, minKernelMinor = 5, 15
-	minKubernetes                  = 33
 )
 
 // Host judges the facts of a node. where names the node, and is empty for the node of this command.
@@ -45,15 +41,6 @@ func (l *lines) kernel(f HostFacts) {
 		"modules are missing: "+strings.Join(f.Missing, " "), "modprobe -a "+strings.Join(f.Missing, " "))
 	l.want(f.VXLAN, "vxlan", "the kernel has VXLAN", Warning, "the kernel has no VXLAN, which nodes of different "+
 		"networks need", "modprobe vxlan; or the setting routing: direct")
-}
-
-// isKernel reads a release such as 6.1.0-18-amd64.
-func isKernel(release string) bool {
-	var major, minor int
-	if n, _ := fmt.Sscanf(release, "%d.%d", &major, &minor); n != 2 {
-		return false
-	}
-	return major > minKernelMajor || major == minKernelMajor && minor >= minKernelMinor
 }
 
 func (l *lines) kubelet(f HostFacts) {

@@ -253,10 +253,11 @@ func settings() []setting {
 			"Data plane of Services: auto (nftables), nftables, iptables or ipvs. After a change, the old mode",
 			"is removed once the new one is complete; established connections continue."}},
 		{"routing", "auto", oneOf(func(c *Config) *string { return &c.Routing }, []string{"auto", "direct", "vxlan",
-			"cloud"}, []string{"bgp"}), []string{
-			"How pods reach pods on other nodes: auto, direct, vxlan or cloud. auto uses direct for nodes on",
-			"the same L2 segment, and vxlan (podnetwork.vxlanPort) for all others. cloud: the network between",
-			"the nodes carries podCIDRs."}},
+			"bgp", "cloud"}, nil), []string{
+			"How pods reach pods on other nodes: auto, direct, vxlan, bgp or cloud. auto uses direct for nodes on",
+			"the same L2 segment, and vxlan (podnetwork.vxlanPort) for all others. bgp: nodes tell each other and",
+			"routers of podCIDRs by BGP (needs bgp.enabled), and Ready nodes that are not heard of are reached as with",
+			"auto. cloud: the network between the nodes carries podCIDRs."}},
 		{"encryption", "none", oneOf(func(c *Config) *string { return &c.Encryption },
 			[]string{EncryptionNone, EncryptionStrict, EncryptionPreferred}, nil), []string{
 			"Encryption between pods of different nodes: none, wireguard or wireguard-preferred. wireguard drops what",

@@ -90,7 +90,8 @@ func TestBadSettings(t *testing.T) {
 			`ipvs.scheduler: found "wrong"; allowed: rr, lc, dh, sh, wrr, wlc, sed, nq, mh`},
 		{"ipvs: {drain: 2d}", `ipvs.drain: found "2d"; a duration from 0s to 24h0m0s is allowed`},
 		{"iptables: {flavour: ebt}", `iptables.flavour: found "ebt"; allowed: auto, nft, legacy`},
-		{"routing: bgp", `routing: found "bgp"; that is not built yet; allowed: auto, direct`},
+		{"routing: bgp", `routing: found "bgp"; that needs bgp.enabled: true`},
+		{"routing: ospf", `routing: found "ospf"; allowed: auto, direct, vxlan, bgp, cloud`},
 		{"encryption: ipsec", `encryption: found "ipsec"; allowed: none, wireguard, wireguard-preferred`},
 		{"encryption: wireguard\nmode: ipvs", `encryption: found wireguard with mode: ipvs; this needs ` +
 			`podnetwork.encryptNodes: true`},

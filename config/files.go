@@ -240,6 +240,9 @@ func (r *reader) config() (Config, error) {
 			r.errs = append(r.errs, fmt.Errorf("settings: %s: found %s; %w", where, show(f.v), err))
 		}
 	}
+	if c.Routing == "bgp" && !c.BGP.Enabled && len(r.errs) == 0 {
+		r.errs = append(r.errs, errors.New(`settings: routing: found "bgp"; that needs bgp.enabled: true`))
+	}
 	if err := c.checkEncryption(); err != nil && len(r.errs) == 0 {
 		r.errs = append(r.errs, err)
 	}

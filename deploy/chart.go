@@ -43,11 +43,20 @@ const chartHead = `{{- $cniConf := "` + config.CNIConfDir + `" }}
 var chartNotes []byte
 
 // podMonitor is the template of the PodMonitor. Agents share the node's network and declare no port, because two of
-// them
-// overlap in a rollout: the address is that of the setting metrics.port.
+// them overlap in a rollout: the address is that of the setting metrics.port.
 //
 //go:embed podmonitor.tmpl
-var podMonitor []byte
+var podMonitor string
+
+// serviceMonitor is the template of the ServiceMonitor, and of the Service that it selects.
+//
+//go:embed servicemonitor.tmpl
+var serviceMonitor string
+
+// chartGuard refuses a second installation, and the namespace in which agents write.
+//
+//go:embed guard.tmpl
+var chartGuard []byte
 
 // chartValue is a value of the chart.
 type chartValue struct {
@@ -61,15 +70,41 @@ type chartValue struct {
 }
 
 func (r Release) chartValues() []chartValue {
-	const object = `{"type": "object"}`
+	const (
+		object = `{"type": "object"}`
+		// nodeAffinity has the terms that the chart joins with its own.
+		nodeAffinity = `{"type": "object", "additionalProperties": false, "properties": {` +
+			`"preferredDuringSchedulingIgnoredDuringExecution": {"type": "array", "items": {"type": "object"}}, ` +
+			`"requiredDuringSchedulingIgnoredDuringExecution": {"type": "object", "required": ["nodeSelectorTerms"], ` +
+			`"additionalProperties": false, "properties": {"nodeSelectorTerms": {"type": "array", "minItems": 1, ` +
+			`"items": {"type": "object", "additionalProperties": false, "properties": {` +
+			`"matchExpressions": {"type": "array"}, "matchFields": {"type": "array"}}}}}}}}`
+		ownLabels = `{"type": "object", "additionalProperties": {"type": "string"}, ` +
+			`"propertyNames": {"not": {"pattern": "^(app\\.kubernetes\\.io|helm\\.sh)/"}}}`
+		monitor = `{"type": "object", "additionalProperties": false, "properties": {"enabled": {"type": "boolean"}, ` +
+			`"interval": {"type": "string", "pattern": "^[0-9]+(ms|s|m|h)$"}, "labels": ` + object + `}}`
+	)
 	return []chartValue{
 		{"image", r.Image, `{"type": "string", "minLength": 1}`, []string{
 			"The image: NAME:TAG, or NAME:TAG@sha256:DIGEST."}},
 		{"imagePullSecrets", "[]", `{"type": "array", "items": {"type": "object", "required": ["name"], ` +
 			`"properties": {"name": {"type": "string"}}, "additionalProperties": false}}`, []string{
-			"Secrets in kube-system for the registry of the image, as in [{name: registry}]."}},
+			"Secrets in the namespace of the release for the registry of the image, as in [{name: registry}]."}},
 		{"nodeSelector", "{}", `{"type": "object", "additionalProperties": {"type": "string"}}`, []string{
 			"Labels of the nodes that run Wayleave. Pods of other nodes have no network."}},
+		{"affinity", "{}", `{"type": "object", "additionalProperties": false, "properties": {"nodeAffinity": ` +
+			nodeAffinity + `}}`, []string{
+			"Affinity of the agents to nodes, as in the specification of a pod: nodeAffinity only. Pods of " +
+				"nodes that it",
+			"leaves out have no network."}},
+		{"writerAffinity", "\n  # A captured node has the writer's rights: prefer nodes without tenants' pods." +
+			"\n  nodeAffinity:" +
+			"\n    preferredDuringSchedulingIgnoredDuringExecution:" +
+			"\n    - weight: 100" +
+			"\n      preference:" +
+			"\n        matchExpressions:" +
+			"\n        - {key: node-role.kubernetes.io/control-plane, operator: Exists}",
+			object, []string{"Affinity of the writer, as in the specification of a pod."}},
 		{"tolerations", "\n- operator: Exists", `{"type": "array", "items": {"type": "object"}}`, []string{
 			"Tolerations of the agents. Pods of nodes that they leave out have no network."}},
 		{"resources", "\n  discover: {limits: {memory: 64Mi}}" +
@@ -84,13 +119,18 @@ func (r Release) chartValues() []chartValue {
 					"not remove them."}},
 		{"podAnnotations", "{}", `{"type": "object", "additionalProperties": {"type": "string"}}`, []string{
 			"Annotations of all pods."}},
+		{"podLabels", "{}", ownLabels, []string{
+			"Labels of all pods, in addition to those of the chart. Keys of app.kubernetes.io are the chart's."}},
+		{"labels", "{}", ownLabels, []string{
+			"Labels of all objects, in addition to those of the chart. Keys of app.kubernetes.io and helm.sh are the",
+			"chart's."}},
 		{"podMonitor", "\n  enabled: false\n  interval: 30s\n  labels: {}",
-			`{"type": "object", "additionalProperties": false, ` +
-				`"properties": {"enabled": {"type": "boolean"}, "interval": {"type": "string"}, "labels": ` + object +
-				`}}`, []string{
+			monitor, []string{
 				"A PodMonitor for the Prometheus operator. It needs the setting metrics.port below, and " +
 					"scrapes with the",
 				"token of Prometheus; labels are those by which Prometheus selects monitors."}},
+		{"serviceMonitor", "\n  enabled: false\n  interval: 30s\n  labels: {}", monitor, []string{
+			"A ServiceMonitor, and a Service for it, in place of the PodMonitor; the same rules apply."}},
 		{"ingress", "{}", `{"type": "object", "additionalProperties": false, "properties": {"enabled": {"type": ` +
 			`["boolean", "string"]}, "nodeSelector": {"type": "object", "additionalProperties": {"type": "string"}}}}`,
 			[]string{
@@ -115,7 +155,9 @@ func (r Release) Chart() (map[string][]byte, error) {
 		return nil, fmt.Errorf("deploy: %w", err)
 	}
 	body, err := render(values{Image: "{{ .Values.image }}", Version: "{{ .Chart.AppVersion }}",
-		Settings: "{{ .Values.settings | indent 4 }}", CNIConf: "{{ $cniConf }}", CNIBin: "{{ $cniBin }}", Chart: true})
+		Namespace: "{{ .Release.Namespace }}",
+		Settings:  "{{ .Values.settings | indent 4 }}", CNIConf: "{{ $cniConf }}",
+		CNIBin: "{{ $cniBin }}", Chart: true})
 	if err != nil {
 		return nil, err
 	}
@@ -132,12 +174,14 @@ func (r Release) Chart() (map[string][]byte, error) {
 			"description: Pod network, service proxy and cluster DNS of a Kubernetes cluster\n" +
 			"type: application\nversion: " + version + "\nappVersion: " + r.Version +
 			"\nkubeVersion: \">= 1.33.0-0\"\n"),
-		"values.yaml":               valuesOf(r.chartValues()),
-		"values.schema.json":        schema,
-		"crds/addresspools.yaml":    api.AddressPoolCRD,
-		"templates/NOTES.txt":       chartNotes,
-		"templates/podmonitor.yaml": podMonitor,
-		"templates/wayleave.yaml":   append([]byte(chartHead), labelled(body)...),
+		"values.yaml":                   valuesOf(r.chartValues()),
+		"values.schema.json":            schema,
+		"crds/addresspools.yaml":        api.AddressPoolCRD,
+		"templates/NOTES.txt":           chartNotes,
+		"templates/podmonitor.yaml":     withLabels(podMonitor),
+		"templates/servicemonitor.yaml": withLabels(serviceMonitor),
+		"templates/guard.yaml":          chartGuard,
+		"templates/wayleave.yaml":       append([]byte(chartHead), labelled(body)...),
 	}
 	for _, d := range api.BGPDefinitions() {
 		files["crds/"+d.Resource+".yaml"] = d.YAML
@@ -166,18 +210,26 @@ func schemaOf(list []chartValue) ([]byte, error) {
 	}
 	raw, err := json.MarshalIndent(map[string]any{"$schema": "http://json-schema.org/draft-07/schema#",
 		"type":                 "object",
-		"additionalProperties": false, "properties": properties}, "", "  ")
+		"additionalProperties": false, "properties": properties,
+		// A value that is null is none.
+		"required": []string{"image", "resources", "podMonitor", "serviceMonitor", "settings"}}, "", "  ")
 	if err != nil {
 		return nil, fmt.Errorf("deploy: schema of the chart: %w", err)
 	}
 	return append(raw, '\n'), nil
 }
 
-// chartLabels are the labels that Helm recommends for every object.
+// chartLabels are the labels that Helm recommends for every object, and those of the value labels.
 const chartLabels = `    helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
     app.kubernetes.io/instance: {{ .Release.Name | quote }}
     app.kubernetes.io/managed-by: {{ .Release.Service }}
+    {{- range $key, $value := $.Values.labels }}
+    {{ $key | quote }}: {{ $value | quote }}
+    {{- end }}
 `
+
+// withLabels fills the labels into a template that has a line LABELS for them.
+func withLabels(tmpl string) []byte { return []byte(strings.ReplaceAll(tmpl, "LABELS\n", chartLabels)) }
 
 // labelled adds chartLabels to each object of a manifest. Its objects have their metadata at the start of a line.
 func labelled(manifest []byte) []byte {

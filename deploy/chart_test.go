@@ -31,6 +31,12 @@ func renderChart(t *testing.T, values map[string]any) []byte {
 
 func renderTemplate(t *testing.T, name string, values map[string]any) ([]byte, error) {
 	t.Helper()
+	return renderIn(t, "kube-system", name, values)
+}
+
+// renderIn renders a template for a release in a namespace.
+func renderIn(t *testing.T, namespace, name string, values map[string]any) ([]byte, error) {
+	t.Helper()
 	files, err := Chart()
 	if err != nil {
 		t.Fatal(err)
@@ -45,7 +51,8 @@ func renderTemplate(t *testing.T, name string, values map[string]any) ([]byte, e
 		t.Fatal(err)
 	}
 	var got bytes.Buffer
-	err = tmpl.Execute(&got, map[string]any{"Values": v, "Release": map[string]any{"Name": "net", "Service": "Helm"},
+	err = tmpl.Execute(&got, map[string]any{"Values": v, "Release": map[string]any{"Name": "net", "Service": "Helm",
+		"Namespace": namespace},
 		"Chart": map[string]any{"Name": "wayleave", "Version": "0.0.0-dev", "AppVersion": "dev"}})
 	return got.Bytes(), err
 }
@@ -56,6 +63,8 @@ func helmFuncs() template.FuncMap {
 		"indent":    func(n int, s string) string { return indent(s, n) },
 		"nindent":   func(n int, s string) string { return "\n" + indent(s, n) },
 		"dict":      func() map[string]any { return map[string]any{} },
+		"list":      func(v ...any) []any { return v },
+		"lookup":    func(_, _, _, _ string) map[string]any { return map[string]any{} },
 		"hasKey":    func(m map[string]any, key string) bool { return m[key] != nil },
 		"quote":     func(v any) string { return strconv.Quote(fmt.Sprint(v)) },
 		"sha256sum": func(s string) string { return fmt.Sprintf("%x", sha256.Sum256([]byte(s))) },

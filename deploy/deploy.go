@@ -54,6 +54,9 @@ var manifest string
 // values are the template's values. With Chart the result is a Helm template, which depends on the chart's values.
 type values struct {
 	Image, Version, Settings string
+	// Namespace is that of the workloads. The election, and the Services kube-dns and wayleave-ingress, are in
+	// kube-system whatever it is.
+	Namespace string
 	// CNIConf and CNIBin are the folders of the nodes for CNI.
 	CNIConf, CNIBin string
 	Chart           bool
@@ -92,8 +95,9 @@ func (r Release) Manifest() ([]byte, error) {
 	if err := r.Check(); err != nil {
 		return nil, fmt.Errorf("deploy: %w", err)
 	}
-	return render(values{Image: r.Image, Version: r.Version, Settings: indent(config.Commented(), 4),
-		CNIConf: config.CNIConfDir, CNIBin: config.CNIBinDir})
+	return render(values{Image: r.Image, Version: r.Version, Namespace: "kube-system",
+		Settings: indent(config.Commented(), 4),
+		CNIConf:  config.CNIConfDir, CNIBin: config.CNIBinDir})
 }
 
 func indent(text string, n int) string {

@@ -15,10 +15,21 @@ import (
 // maxInput bounds a file that is read whole, in bytes.
 const maxInput = 1 << 20
 
-// MetalLB writes AddressPools from MetalLB's objects. The error says also that something was not carried over; what was
-// has been written all the same.
+// MetalLB writes AddressPools and objects of BGP from MetalLB's objects. The error says also that something was not
+// carried over; what was has been written all the same.
 func MetalLB(file string, in io.Reader, out, notes io.Writer) error {
-	pools, list, err := manifest.MetalLB(file, in)
+	return objects(manifest.MetalLB, file, in, out, notes)
+}
+
+// Calico writes objects of BGP and AddressPools from Calico's objects, and names the settings to make. The error is as
+// for MetalLB.
+func Calico(file string, in io.Reader, out, notes io.Writer) error {
+	return objects(manifest.Calico, file, in, out, notes)
+}
+
+func objects(read func(string, io.Reader) ([]byte, []manifest.Note, error), file string, in io.Reader,
+	out, notes io.Writer) error {
+	result, list, err := read(file, in)
 	lost := 0
 	for _, n := range list {
 		if n.Lost {
@@ -29,7 +40,7 @@ func MetalLB(file string, in io.Reader, out, notes io.Writer) error {
 	if err != nil {
 		return err
 	}
-	return finish(out, pools, lost)
+	return finish(out, result, lost)
 }
 
 // KubeProxy writes settings from a KubeProxyConfiguration, which may be nil, and flags of kube-proxy. The error is as

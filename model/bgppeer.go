@@ -67,7 +67,7 @@ const (
 // SecretKey is a value of a PeerSecret; the zero SecretKey is none.
 type SecretKey struct{ Name, Key string }
 
-// BGPTimers are of a session; a Hold of 0 is none (RFC 4271, section 4.2). In a BGPPeer, Unset is that of the
+// BGPTimers are of a session; Hold is at least 3 s (RFC 4271, section 4.2). In a BGPPeer, Unset is that of the
 // BGPConfiguration; BGPConfiguration.TimersOf has what counts.
 type BGPTimers struct {
 	Hold, Keepalive, Connect time.Duration
@@ -84,11 +84,7 @@ func (t BGPTimers) Or(o BGPTimers) BGPTimers {
 			*f.have = *f.or
 		}
 	}
-	if t.Hold == 0 {
-		t.Keepalive = 0
-	} else {
-		t.Keepalive = min(t.Keepalive, t.Hold/3)
-	}
+	t.Keepalive = min(t.Keepalive, t.Hold/3)
 	return t
 }
 

@@ -15,7 +15,7 @@ import (
 	"sync"
 	"time"
 
-	"wayleave.dev/agent"
+	"wayleave.dev/agent/report"
 	"wayleave.dev/config"
 	"wayleave.dev/source/kubernetes/fleet"
 )
@@ -39,8 +39,8 @@ type Runner interface {
 type Answer struct {
 	Pod fleet.Pod `json:"pod"`
 	// Report is the pod's status, nil if it did not answer, for which Error has the reason.
-	Report *agent.Report `json:"report,omitempty"`
-	Error  string        `json:"error,omitempty"`
+	Report *report.Report `json:"report,omitempty"`
+	Error  string         `json:"error,omitempty"`
 }
 
 // Node is a row of the table.
@@ -132,7 +132,7 @@ func ask(ctx context.Context, run Runner, a *Answer, container string, command .
 			raw, err = again, nil
 		}
 	}
-	var r agent.Report
+	var r report.Report
 	if err == nil {
 		err = json.Unmarshal(raw, &r)
 	}

@@ -64,6 +64,10 @@ func newSegmentsOf(t *testing.T, mode routes.Mode, f families, mtu int, bin stri
 		}
 	}
 	s.store.MarkSynced(model.NodeKind)
+	if mode == routes.BGP { // the router has learned of pods
+		s.routed()
+		learnAll(t, s.store, "172.30.1.1", "172.30.2.1", "fd00:30:1::1", "fd00:30:2::1")
+	}
 	for _, m := range s.nodes {
 		m.probe = 300 * time.Millisecond
 		if change != nil {
@@ -133,7 +137,7 @@ func fetch(from *testnet.NS, to netip.Addr) error {
 func TestMatrix(t *testing.T) {
 	bin := plugin(t)
 	for _, f := range []families{{"IPv4", true, false}, {"IPv6", false, true}, {"dual", true, true}} {
-		for _, mode := range []routes.Mode{routes.Auto, routes.VXLAN, routes.Direct} {
+		for _, mode := range []routes.Mode{routes.Auto, routes.VXLAN, routes.Direct, routes.BGP} {
 			for _, mtu := range []int{1500, 9000} {
 				t.Run(fmt.Sprintf("%s %s %d", f.name, mode, mtu), func(t *testing.T) {
 					t.Parallel()
@@ -171,6 +175,13 @@ func everybody(t *testing.T, s *segments, mode routes.Mode) []*pod {
 						t.Errorf("%s fetches from %s: %v", way.from.Name, way.to, err)
 					}
 				}
+			}
+		}
+	}
+	if mode == routes.BGP {
+		for _, m := range s.nodes {
+			if out := m.ns.Run("ip", "route", "show", "dev", routes.Device); strings.Contains(out, "via") {
+				t.Errorf("%s uses the tunnel: %s", m.name, out)
 			}
 		}
 	}

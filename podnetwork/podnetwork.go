@@ -358,6 +358,7 @@ func (n *Network) Facts() []string {
 	facts := []string{fmt.Sprintf("%d leases of %v, MTU %d", len(n.leases.List()), local.PodCIDRs, local.MTU)}
 	facts = append(facts, n.encryptionFacts()...)
 	facts = append(facts, n.firewallFacts()...)
+	facts = append(facts, n.bgpFacts()...)
 	if found := n.probed.Load(); found != nil {
 		facts = append(facts, found.facts()...)
 	}

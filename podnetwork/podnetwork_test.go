@@ -119,9 +119,10 @@ func newClusterOf(t *testing.T, mode routes.Mode, change func(*machine)) *cluste
 			InternalIPs: []netip.Addr{netip.MustParseAddr(fmt.Sprintf("172.30.0.1%d", i)),
 				netip.MustParseAddr(fmt.Sprintf("fd00:30::1%d", i))},
 			PodCIDRs: []netip.Prefix{netip.MustParsePrefix(fmt.Sprintf("10.244.%d.0/24", i)),
-				netip.MustParsePrefix(fmt.Sprintf("fd00:244:0:%d::/64", i))}})
+				netip.MustParsePrefix(fmt.Sprintf("fd00:244:0:%d::/64", i))}, Ready: true})
 	}
 	c.store.MarkSynced(model.NodeKind)
+	learnAll(t, c.store)
 	for _, m := range c.nodes {
 		if change != nil {
 			change(m)

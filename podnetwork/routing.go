@@ -237,3 +237,27 @@ func (n *Network) routeWith(ctx context.Context, local routes.NodeLinks, changed
 		}
 	}
 }
+
+// bgpFacts is a line about nodes whose blocks are not learned, with `routing: bgp`.
+func (n *Network) bgpFacts() []string {
+	local := n.links.Load()
+	if n.Routing != routes.BGP || local == nil {
+		return nil
+	}
+	snap := n.Store.Snapshot()
+	if n.Store.Synced()&model.BGPRouteKind == 0 {
+		return []string{"the sessions of BGP have not told all routes yet; routes between nodes stay as they are"}
+	}
+	missing := local.Unlearned(snap)
+	if len(missing) == 0 {
+		return []string{fmt.Sprintf("BGP has told the blocks of all %d other nodes", snap.Count(model.NodeKind)-1)}
+	}
+	var names []string
+	for _, node := range missing[:min(len(missing), maxNamedNodes)] {
+		names = append(names, node.Name)
+	}
+	return []string{
+		fmt.Sprintf("BGP has told no way to the blocks of %d of %d other nodes; while they are Ready they are "+
+			"reached directly or by VXLAN, and not at all otherwise: %s", len(missing), snap.Count(model.NodeKind)-1,
+			strings.Join(names, ", "))}
+}

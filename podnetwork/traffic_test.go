@@ -76,7 +76,8 @@ func metered(t *testing.T, from *pod, to []*pod, port uint16, fn func()) {
 func TestRoutingChangesUnderTraffic(t *testing.T) {
 	c := newClusterWith(t, routes.Direct)
 	a, d := c.nodes[0].mustAdd("a"), c.nodes[1].mustAdd("d")
-	for i, mode := range []routes.Mode{routes.VXLAN, routes.Auto, routes.VXLAN, routes.Direct} {
+	for i, mode := range []routes.Mode{routes.VXLAN, routes.Auto, routes.VXLAN, routes.Direct, routes.BGP,
+		routes.VXLAN, routes.BGP, routes.Direct} {
 		t.Run(string(mode), func(t *testing.T) {
 			metered(t, a, []*pod{d}, uint16(7000+i), func() {
 				for _, m := range c.nodes {
@@ -92,6 +93,33 @@ func TestRoutingChangesUnderTraffic(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestRoutesOfBGPChangeUnderTraffic: sessions end and come back, on one segment and behind a router, and nodes restart
+// between; nothing is lost.
+func TestRoutesOfBGPChangeUnderTraffic(t *testing.T) {
+	s := newSegments(t, routes.BGP, families{"dual", true, true}, 1500, plugin(t))
+	var pods []*pod
+	for i, m := range s.nodes {
+		n := *s.model(m)
+		n.Ready = true
+		s.put(&n)
+		pods = append(pods, m.mustAdd(fmt.Sprintf("pod%d", i+1)))
+	}
+	metered(t, pods[0], []*pod{pods[1], pods[2]}, 7000, func() {
+		for range 2 {
+			if err := s.store.SetBGPRoutes(nil); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(500 * time.Millisecond)
+			s.nodes[0].stop()
+			s.nodes[0].start(s.store)
+			learnAll(t, s.store, "172.30.1.1", "172.30.2.1", "fd00:30:1::1", "fd00:30:2::1")
+			time.Sleep(500 * time.Millisecond)
+			s.nodes[2].stop()
+			s.nodes[2].start(s.store)
+		}
+	})
 }
 
 // end is the node's end of a pod's link.

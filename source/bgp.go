@@ -21,6 +21,8 @@ const (
 	maxCommunities = 63
 	maxNetworks    = 64
 	maxPrefixes    = 1000000
+	maxRangeBits   = 8                   // host bits of a range of peers
+	minHold        = 3 * time.Second     // RFC 4271, section 4.2; without a hold time a dead peer is never noticed
 	maxHold        = 65535 * time.Second // RFC 4271, section 4.2
 	maxRestart     = 4095 * time.Second  // RFC 4724, section 3
 	maxLongLived   = 4660 * time.Hour    // RFC 9494, section 3.1
@@ -77,9 +79,9 @@ func (c *checker) duration(field string, d *metav1.Duration, from, to, otherwise
 // within
 // the hold time (RFC 4271, section 4.4).
 func (c *checker) timers(in *api.BGPTimers) (out model.BGPTimers) {
-	out.Hold = c.duration("spec.holdTime", in.HoldTime, 0, maxHold, model.Unset)
-	if h := out.Hold; h > 0 && (h < 3*time.Second || h%time.Second != 0) {
-		c.bad("spec.holdTime", "%s is not allowed; 0s, or whole seconds from 3s to %s are", h, maxHold)
+	out.Hold = c.duration("spec.holdTime", in.HoldTime, minHold, maxHold, model.Unset)
+	if h := out.Hold; h > 0 && h%time.Second != 0 {
+		c.bad("spec.holdTime", "%s is not allowed; whole seconds are", h)
 	}
 	out.Keepalive = c.duration("spec.keepaliveTime", in.KeepaliveTime, time.Second, maxHold/3, model.Unset)
 	if out.Hold > 0 && out.Keepalive > out.Hold/3 {

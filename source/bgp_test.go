@@ -53,7 +53,7 @@ func TestEachBadFieldOfABGPPeerIsNamed(t *testing.T) {
 		{"spec.interface", "not the name",
 			func(s *api.BGPPeerSpec) { s.Address, s.Interface = "", "sixteen-letters-x" }},
 		{"spec.addressRange", "host bits", func(s *api.BGPPeerSpec) { s.Address, s.AddressRange = "", "192.0.2.1/24" }},
-		{"spec.addressRange", "every address", func(s *api.BGPPeerSpec) {
+		{"spec.addressRange", "more than 256 addresses", func(s *api.BGPPeerSpec) {
 			s.Address, s.AddressRange = "",
 				"0.0.0.0/0"
 		}},
@@ -76,6 +76,9 @@ func TestEachBadFieldOfABGPPeerIsNamed(t *testing.T) {
 		{"spec.ebgpMultiHop", "excludes", func(s *api.BGPPeerSpec) { s.EBGPMultiHop, s.TTLSecurity = 2, 2 }},
 		{"spec.holdTime", "3s to", func(s *api.BGPPeerSpec) { s.HoldTime = seconds(2) }},
 		{"spec.holdTime", "whole seconds", func(s *api.BGPPeerSpec) { s.HoldTime = seconds(3.5) }},
+		{"spec.holdTime", "0s", func(s *api.BGPPeerSpec) { s.HoldTime = seconds(0) }},
+		{"spec.addressRange", "more than 256",
+			func(s *api.BGPPeerSpec) { s.Address, s.AddressRange = "", "2001:db8::/119" }},
 		{"spec.holdTime", "-1s", func(s *api.BGPPeerSpec) { s.HoldTime = seconds(-1) }},
 		{"spec.keepaliveTime", "a third", func(s *api.BGPPeerSpec) {
 			s.HoldTime, s.KeepaliveTime = seconds(9),
@@ -124,10 +127,6 @@ func TestABGPPeersDefaults(t *testing.T) {
 	if got := d.TimersOf(out); got.Hold != 9*time.Second || got.Keepalive != 3*time.Second ||
 		out.Password.Key != "password" {
 		t.Errorf("timers are %v, the password %v", got, out.Password)
-	}
-	out.Timers.Hold = 0
-	if got := d.TimersOf(out); got.Hold != 0 || got.Keepalive != 0 {
-		t.Errorf("without a hold time the timers are %v", got)
 	}
 }
 
@@ -212,6 +211,8 @@ func TestEachBadFieldOfABGPAdvertisementIsNamed(t *testing.T) {
 		{"spec.largeCommunities[0]", "not a large community",
 			func(s *api.BGPAdvertisementSpec) { s.LargeCommunities = []string{"1:2"} }},
 		{"spec.localPreference", "-1", func(s *api.BGPAdvertisementSpec) { s.LocalPreference = ref(int64(-1)) }},
+		{"spec.localPreference", "0 is not supported",
+			func(s *api.BGPAdvertisementSpec) { s.LocalPreference = ref(int64(0)) }},
 		{"spec.med", "4294967296", func(s *api.BGPAdvertisementSpec) { s.MED = ref(int64(1 << 32)) }},
 		{"spec.peerSelector.matchExpressions[0].operator", "Like",
 			func(s *api.BGPAdvertisementSpec) { s.PeerSelector = badSelector }},

@@ -61,6 +61,9 @@ func BGPAdvertisement(in *api.BGPAdvertisement) (*model.BGPAdvertisement, []mode
 			out.Large = append(out.Large, v)
 		}
 	}
+	if p := s.LocalPreference; p != nil && *p == 0 {
+		c.bad("spec.localPreference", "0 is not supported; 1 to 4294967295 are allowed")
+	}
 	out.Invalid = c.invalid()
 	return out, c.problems
 }

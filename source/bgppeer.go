@@ -83,8 +83,9 @@ func (c *checker) where(s *api.BGPPeerSpec, out *model.BGPPeer) {
 		c.bad("spec.addressRange", "%v", err)
 	case p != p.Masked():
 		c.bad("spec.addressRange", "%q has host bits set; write %s", s.AddressRange, p.Masked())
-	case p.Bits() == 0:
-		c.bad("spec.addressRange", "%q has every address; a network of routers is allowed", s.AddressRange)
+	case p.Addr().BitLen()-p.Bits() > maxRangeBits:
+		c.bad("spec.addressRange", "%q has more than %d addresses; a smaller network is allowed", s.AddressRange,
+			1<<maxRangeBits)
 	default:
 		out.Range, out.Passive, out.Port = p, true, 0
 	}

@@ -18,9 +18,9 @@ import (
 	"wayleave.dev/model"
 )
 
-// PeersNamespace is the namespace of the nodes' Leases. It contains nothing else, so the right to write Leases there
-// permits nothing else.
-const PeersNamespace = "wayleave-peers"
+// PeersNamespace is the namespace of the nodes' Leases. It contains no other Leases, so the right to write Leases there
+// permits nothing else. Its Secrets are passwords of BGP sessions.
+const PeersNamespace = model.PeersNamespace
 
 // Annotations by which a node's agent reports to the writer.
 const (

@@ -63,7 +63,7 @@ func (f *Feature) Name() string { return "podnetwork" }
 // Enabled implements agent.Feature.
 func (f *Feature) Enabled(cfg config.Config) bool { return cfg.PodNetwork.Enabled }
 
-// Kinds implements agent.Feature.
+// Kinds implements agent.Feature. With `routing: bgp`, the feature bgp has the kinds of BGP read.
 func (f *Feature) Kinds(config.Config) agent.Kinds { return agent.Kinds{} }
 
 // Own implements agent.Owner.

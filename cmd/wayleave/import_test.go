@@ -29,11 +29,11 @@ func TestImportMetalLB(t *testing.T) {
 		t.Errorf("printed\n%s\nand\n%s%v", out, notes, err)
 	}
 	// What is lost is named, and the exit status says so.
-	out, notes, err = imports(pool+"---\napiVersion: metallb.io/v1beta2\nkind: BGPPeer\nmetadata: {name: tor}\n",
+	out, notes, err = imports(pool+"---\napiVersion: metallb.io/v1beta2\nkind: BFDProfile\nmetadata: {name: fast}\n",
 		"metallb", "-f", "-")
 	if err == nil || !strings.Contains(err.Error(), "1 things could not be carried over") || out != want ||
 		!strings.HasPrefix(notes,
-			"not carried over: BGPPeer tor: kind: is not carried over: Wayleave does not announce by BGP\n") {
+			"not carried over: BFDProfile fast: kind: is not carried over: BFD is not supported\n") {
 		t.Errorf("printed\n%s\nand\n%s%v", out, notes, err)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"go/token"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 
@@ -17,7 +18,14 @@ import (
 // compiles them for all.
 func TestTheCommandBuildsForLaptops(t *testing.T) {
 	env := append(os.Environ(), "GOOS=darwin", "GOARCH=arm64", "CGO_ENABLED=0")
-	for _, p := range load(t, env, own(t, env)) {
+	names := own(t, env)
+	for _, command := range []string{"cmd/wayleave/clustercommands", "connectivity", "overview", "check",
+		"bundle", "install"} {
+		if !slices.Contains(names, module+command) {
+			t.Errorf("the command for macOS lacks %s", command)
+		}
+	}
+	for _, p := range load(t, env, names) {
 		for _, err := range p.Errors {
 			t.Error(err)
 		}

@@ -9,28 +9,23 @@ import (
 )
 
 // Addon builds a program that Wayleave takes over from, and loads its images into the nodes. It returns the path of
-// the manifest that MetalLB's own project publishes, and the name of nginx's image.
-func (l *Lab) Addon(ctx context.Context, name string) (result string, err error) {
+// the manifest that its own project publishes.
+func (l *Lab) Addon(ctx context.Context, name string) (manifest string, err error) {
 	var archive string
 	err = l.building(ctx, func(cache *build.Cache, _ string) error {
-		switch name {
-		case "metallb":
-			metallb, err := cache.MetalLB(ctx)
-			if err != nil {
-				return err
-			}
-			result = metallb.Manifest
-			archive, err = images.MetalLB(ctx, cache, metallb)
-			return err
-		case "nginx":
-			result = images.NginxImage
-			archive, err = images.Nginx(ctx, cache)
+		if name != "metallb" {
+			return fmt.Errorf("addon: found %q; allowed: metallb", name)
+		}
+		metallb, err := cache.MetalLB(ctx)
+		if err != nil {
 			return err
 		}
-		return fmt.Errorf("addon: found %q; allowed: metallb, nginx", name)
+		manifest = metallb.Manifest
+		archive, err = images.MetalLB(ctx, cache, metallb)
+		return err
 	})
 	if err != nil {
 		return "", err
 	}
-	return result, l.Load(ctx, archive)
+	return manifest, l.Load(ctx, archive)
 }

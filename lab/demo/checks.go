@@ -28,6 +28,9 @@ func chapters() []chapter {
 				run: checked, within: time.Minute},
 			{name: "support-bundle", say: "`wayleave support-bundle` is complete, and has the state of each node",
 				run: bundled, within: 2 * time.Minute},
+			{name: "connectivity-broken",
+				say: "`wayleave test connectivity` names what a policy breaks; after ^C it leaves nothing",
+				run: disconnected, within: 4 * time.Minute, long: true},
 		}},
 		{"A Service", []check{
 			{name: "create", say: "kubectl create deployment, kubectl expose", run: createBackend,
@@ -76,6 +79,8 @@ func chapters() []chapter {
 				run: balanced, within: time.Minute},
 			{name: "lb-local", say: "externalTrafficPolicy Local: the node with the endpoint answers, and the " +
 				"endpoint sees the client's address", run: keepsClient, within: time.Minute},
+			{name: "connectivity", say: "`wayleave test connectivity` finds no fault, and leaves nothing",
+				run: connected, within: 3 * time.Minute},
 			{name: "lb-spread", say: "90 addresses are answered evenly by the nodes", run: spreads,
 				within: 2 * time.Minute, long: true},
 			{name: "lb-upgrade",

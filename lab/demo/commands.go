@@ -53,8 +53,13 @@ func checked(ctx context.Context, t *Tour) error {
 			return err
 		}
 		out, err = t.command(ctx, nil, t.Lab, "exec", nodes[0], t.program(), "check", "--pre", "--node")
-		return errors.Join(err, want(out, "the kernel has nf_tables",
-			"all ports that Wayleave uses are free", " 0 failed"))
+		if err := errors.Join(err, want(out, "the kernel has nf_tables", "all ports that Wayleave uses are free",
+			" 0 failed")); err != nil {
+			return err
+		}
+		out, err = t.wayleave(ctx, "check", "--pre", "--image", "", "--probe-image", "wayleave.dev/wayleave:dev")
+		return errors.Join(err, want(out, fmt.Sprintf("%d nodes: the kernel has nf_tables", len(nodes)), " 0 failed"),
+			noTests(ctx, t))
 	})
 }
 

@@ -26,17 +26,6 @@ func handovers() chapter {
 			within: 3 * time.Minute, apart: true},
 		{name: "handover-dns-back", say: "and gives it back: no query is lost", run: giveDNSBack,
 			within: 4 * time.Minute, apart: true},
-		{name: "handover-nodelocal", say: "Wayleave takes node addresses over from NodeLocal DNSCache: each query is " +
-			"answered at its second try at the latest", run: takeNodeLocal, within: 4 * time.Minute, apart: true},
-		{name: "handover-nodelocal-back", say: "and gives them back", run: giveNodeLocalBack,
-			within: 4 * time.Minute, apart: true},
-		{name: "handover-ingress", say: "Wayleave serves an Ingress of class nginx beside its controller, and alone: " +
-			"nothing is lost at either", run: takeIngress, within: 4 * time.Minute, apart: true},
-		{name: "handover-ingress-back", say: "and gives it back", run: giveIngressBack, within: 4 * time.Minute,
-			apart: true},
-		{name: "default-class",
-			say: "`kubectl annotate ingressclass wayleave`: Ingresses without a class are Wayleave's",
-			run: defaultClass, within: 2 * time.Minute, apart: true},
 		{name: "handover-services", say: "Wayleave takes Services over from kube-proxy: nothing is lost",
 			run: takeServices, within: 4 * time.Minute, apart: true},
 		{name: "handover-services-back", say: "and gives them back: nothing is lost", run: giveServicesBack,

@@ -52,6 +52,9 @@ func Plan(snap model.Snapshot, in Input) (out State, ok bool, problems []model.P
 	for _, a := range sorted(snap.BGPAdvertisements(), func(x *model.BGPAdvertisement) string { return x.Name }) {
 		p.advertise(a)
 	}
+	if in.Routing {
+		p.mesh()
+	}
 	p.paths()
 	p.bound()
 	return p.out, true, p.problems

@@ -36,7 +36,7 @@ func Read(store *model.Store, file string, in io.Reader) ([]model.Problem, error
 		if err != nil {
 			return nil, fmt.Errorf("%s: document %d: %w", file, n, err)
 		}
-		put, bad, err := object(taken, doc)
+		put, bad, err := document(taken, doc)
 		if err != nil {
 			return nil, fmt.Errorf("%s: document %d: %w", file, n, err)
 		}
@@ -56,8 +56,8 @@ func Read(store *model.Store, file string, in io.Reader) ([]model.Problem, error
 	return problems, nil
 }
 
-// object converts one document, or the items of a List.
-func object(at *places, doc []byte) ([]func(*model.Writer), []model.Problem, error) {
+// document converts one document, or the items of a List.
+func document(at *places, doc []byte) ([]func(*model.Writer), []model.Problem, error) {
 	var meta metav1.TypeMeta
 	if err := yaml.Unmarshal(doc, &meta); err != nil {
 		return nil, nil, fmt.Errorf("not YAML: %w", err)
@@ -118,7 +118,7 @@ func list(at *places, doc []byte) ([]func(*model.Writer), []model.Problem, error
 		if err != nil {
 			return nil, nil, fmt.Errorf("items[%d]: %w", i, err)
 		}
-		put, bad, err := object(at, b)
+		put, bad, err := document(at, b)
 		if err != nil {
 			return nil, nil, fmt.Errorf("items[%d]: %w", i, err)
 		}

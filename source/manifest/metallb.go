@@ -11,7 +11,6 @@ import (
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 	"sigs.k8s.io/yaml"
 
@@ -30,9 +29,9 @@ type Note struct {
 // String reads "KIND NAME: FIELD: TEXT".
 func (n Note) String() string { return n.Object + ": " + n.Field + ": " + n.Text }
 
-// MetalLB converts MetalLB's objects, as `kubectl get -o yaml` prints them, to AddressPools in YAML. Its
-// configuration before 0.13, a ConfigMap, is read as well. notes describe each field that an AddressPool does not
-// have. An error means that the input is not YAML or contains other objects.
+// MetalLB converts MetalLB's objects, as `kubectl get -o yaml` prints them, to AddressPools and objects of BGP in YAML.
+// Its configuration before 0.13, a ConfigMap, is read as well. notes describe each field that these do not have. An
+// error means that the input is not YAML or contains other objects.
 //
 // Addresses of Services are in their status, and stay.
 func MetalLB(file string, in io.Reader) (out []byte, notes []Note, err error) {
@@ -58,7 +57,28 @@ func MetalLB(file string, in io.Reader) (out []byte, notes []Note, err error) {
 type metallb struct {
 	pools []metallbPool
 	l2    []metallbL2
-	notes []Note
+	peers []metallbPeer
+	bgp   []metallbBGP
+	// communities are names for values.
+	communities []metallbCommunity
+	notes       []Note
+}
+
+// object is one of ours.
+type object struct {
+	kind, name string
+	spec       any
+}
+
+// print writes objects as documents of YAML.
+func (o object) print(b *bytes.Buffer) error {
+	raw, err := yaml.Marshal(map[string]any{"apiVersion": api.GroupVersion, "kind": o.kind,
+		"metadata": map[string]string{"name": o.name}, "spec": o.spec})
+	if err != nil {
+		return fmt.Errorf("%s %s: %w", o.kind, o.name, err)
+	}
+	fmt.Fprintf(b, "---\n%s", raw)
+	return nil
 }
 
 // metallbPool is an IPAddressPool.
@@ -147,7 +167,6 @@ func (m *metallb) read(doc []byte) error {
 
 // object reads one of MetalLB's own kinds.
 func (m *metallb) object(kind, name string, doc []byte) error {
-	const bgp = "is not carried over: Wayleave does not announce by BGP"
 	switch kind {
 	case "IPAddressPool":
 		return one(m, kind, doc, &m.pools)
@@ -155,10 +174,14 @@ func (m *metallb) object(kind, name string, doc []byte) error {
 		return one(m, kind, doc, &m.l2)
 	case "AddressPool":
 		return m.oldPool(doc)
-	case "BGPPeer", "BGPAdvertisement", "BFDProfile":
-		m.lost(kind, name, "kind", bgp)
+	case "BGPPeer":
+		return one(m, kind, doc, &m.peers)
+	case "BGPAdvertisement":
+		return one(m, kind, doc, &m.bgp)
 	case "Community":
-		m.lost(kind, name, "kind", "is not carried over: communities are BGP's, and Wayleave does not announce by BGP")
+		return one(m, kind, doc, &m.communities)
+	case "BFDProfile":
+		m.lost(kind, name, "kind", "is not carried over: BFD is not supported")
 	case "ServiceL2Status", "ServiceBGPStatus", "BGPSessionState", "ConfigurationState":
 		// status of MetalLB, nothing to carry over
 	default:
@@ -249,12 +272,14 @@ func (m *metallb) write() ([]byte, error) {
 				m.lost("IPAddressPool", p.Metadata.Name, q.Field, "%s", q.Reason)
 			}
 		}
-		raw, err := yaml.Marshal(map[string]any{"apiVersion": api.GroupVersion, "kind": api.AddressPoolKind,
-			"metadata": map[string]string{"name": out.Name}, "spec": out.Spec})
-		if err != nil {
-			return nil, fmt.Errorf("AddressPool %s: %w", out.Name, err)
+		if err := (object{api.AddressPoolKind, out.Name, out.Spec}).print(&b); err != nil {
+			return nil, err
 		}
-		fmt.Fprintf(&b, "---\n%s", raw)
+	}
+	for _, o := range m.bgpObjects() {
+		if err := o.print(&b); err != nil {
+			return nil, err
+		}
 	}
 	if len(m.pools) == 0 {
 		m.lost("input", "", "kind", "has no IPAddressPool")
@@ -267,16 +292,19 @@ func (m *metallb) write() ([]byte, error) {
 
 // unmatched reports names and selectors of an L2Advertisement that match no pool of the input.
 func (m *metallb) unmatched(adv metallbL2) {
-	for i, name := range adv.Spec.IPAddressPools {
+	m.missing("L2Advertisement", adv.Metadata.Name, adv.Spec.IPAddressPools, adv.Spec.IPAddressPoolSelectors)
+}
+
+func (m *metallb) missing(kind, of string, names []string, selectors []metav1.LabelSelector) {
+	for i, name := range names {
 		if !slices.ContainsFunc(m.pools, func(p metallbPool) bool { return p.Metadata.Name == name }) {
-			m.note("L2Advertisement", adv.Metadata.Name, fmt.Sprintf("spec.ipAddressPools[%d]", i),
+			m.note(kind, of, fmt.Sprintf("spec.ipAddressPools[%d]", i),
 				"there is no IPAddressPool %s in the input", name)
 		}
 	}
-	for i, s := range adv.Spec.IPAddressPoolSelectors {
+	for i, s := range selectors {
 		if _, err := metav1.LabelSelectorAsSelector(&s); err != nil {
-			m.lost("L2Advertisement", adv.Metadata.Name, fmt.Sprintf("spec.ipAddressPoolSelectors[%d]", i),
-				"cannot be read: %v", err)
+			m.lost(kind, of, fmt.Sprintf("spec.ipAddressPoolSelectors[%d]", i), "cannot be read: %v", err)
 		}
 	}
 }
@@ -297,6 +325,7 @@ func (m *metallb) pool(p metallbPool) *api.AddressPool {
 		out.Spec.NamespaceSelector = m.namespaces(p.Metadata.Name, alloc.Namespaces, alloc.NamespaceSelectors)
 	}
 	m.announce(p, out)
+	out.Spec.BGP.Enabled = slices.ContainsFunc(m.bgp, func(a metallbBGP) bool { return a.of(p.Metadata) })
 	return out
 }
 
@@ -468,12 +497,5 @@ func valuesOf(s metav1.LabelSelector) (key string, values []string, ok bool) {
 
 // of reports whether the advertisement is for the pool: by name or label, or because it names none.
 func (a metallbL2) of(pool metav1.ObjectMeta) bool {
-	if len(a.Spec.IPAddressPools)+len(a.Spec.IPAddressPoolSelectors) == 0 ||
-		slices.Contains(a.Spec.IPAddressPools, pool.Name) {
-		return true
-	}
-	return slices.ContainsFunc(a.Spec.IPAddressPoolSelectors, func(s metav1.LabelSelector) bool {
-		sel, err := metav1.LabelSelectorAsSelector(&s)
-		return err == nil && sel.Matches(labels.Set(pool.Labels))
-	})
+	return forPool(pool, a.Spec.IPAddressPools, a.Spec.IPAddressPoolSelectors)
 }

@@ -70,7 +70,8 @@ func (m *metallb) configMap(doc []byte) error {
 			return fmt.Errorf("data.config: not YAML: %w", err)
 		}
 	}
-	const kind, bgp = "ConfigMap", "are not carried over: Wayleave does not announce by BGP"
+	const kind, bgp = "ConfigMap", "are not carried over: BGP of before 0.13 is not read; write BGPPeers and " +
+		"BGPAdvertisements"
 	at := func(f string) string { return "data.config." + f }
 	for _, f := range unknown("", tree, reflect.TypeFor[metallbConfig]()) {
 		m.lost(kind, in.Metadata.Name, at(f), "is not carried over: unknown")
@@ -98,11 +99,12 @@ func (m *metallb) legacy(kind, field string, p metallbConfigPool) {
 			Spec: metallbL2Spec{IPAddressPools: []string{p.Name}}})
 	case "bgp":
 		m.lost(kind, p.Name, field+"protocol",
-			"is not carried over: Wayleave does not announce by BGP, so spec.l2.enabled is false")
+			"is not carried over: write BGPPeers and a BGPAdvertisement and set spec.bgp.enabled; "+
+				"spec.l2.enabled is false")
 	default:
 		m.lost(kind, p.Name, field+"protocol", "%q is not known: spec.l2.enabled is false", p.Protocol)
 	}
 	if len(p.BGPAdvertisements) > 0 {
-		m.lost(kind, p.Name, field+"bgpAdvertisements", "are not carried over: Wayleave does not announce by BGP")
+		m.lost(kind, p.Name, field+"bgpAdvertisements", "are not carried over: write a BGPAdvertisement")
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"wayleave.dev/model"
 )
@@ -32,7 +33,7 @@ items:
 - apiVersion: metallb.io/v1beta2
   kind: BGPPeer
   metadata: {name: tor}
-  spec: {myASN: 64500}
+  spec: {myASN: 64500, peerASN: 64512, peerAddress: 192.0.2.254, holdTime: 9s, passwordSecret: {name: md5}}
 ---
 apiVersion: metallb.io/v1beta1
 kind: L2Advertisement
@@ -45,10 +46,17 @@ spec:
 apiVersion: metallb.io/v1beta1
 kind: BGPAdvertisement
 metadata: {name: bgp}
+spec:
+  ipAddressPools: [routed]
+  communities: [private, 64500:7, "large:64500:1:2"]
+  localPref: 100
+  aggregationLength: 24
+  peers: [tor]
 ---
 apiVersion: metallb.io/v1beta1
 kind: Community
 metadata: {name: c}
+spec: {communities: [{name: private, value: "64500:100"}]}
 `
 
 func TestMetalLBsPoolsBecomeOurs(t *testing.T) {
@@ -69,16 +77,30 @@ func TestMetalLBsPoolsBecomeOurs(t *testing.T) {
 		!lan.Services.Matches(map[string]string{"app": "db"}) || lan.Services.Matches(map[string]string{"app": "x"}) {
 		t.Errorf("lan became %+v", lan)
 	}
-	if routed, _ := snap.AddressPool("routed"); routed == nil || routed.L2.Enabled || !routed.AutoAssign ||
+	if routed, _ := snap.AddressPool("routed"); routed == nil || routed.L2.Enabled || !routed.BGP ||
+		!routed.AutoAssign ||
 		!routed.Services.Matches(nil) {
 		t.Errorf("routed became %+v", routed)
 	}
+	if lan.BGP {
+		t.Error("lan is announced by BGP")
+	}
+	tor, _ := snap.BGPPeer("tor")
+	adv, _ := snap.BGPAdvertisement("bgp")
+	if tor == nil || tor.ASN != 64512 || tor.LocalASN != 0 || snap.BGP().ASN != 64500 ||
+		tor.Timers.Hold != 9*time.Second ||
+		tor.Password.Name != "md5" || tor.IPv6 || tor.Restart == nil || tor.Restart.Enabled {
+		t.Errorf("tor became %+v with %+v", tor, snap.BGP())
+	}
+	if adv == nil || !slices.Equal(adv.Pools, []string{"routed"}) || *adv.LocalPref != 100 || adv.Length4 != 24 ||
+		!slices.Equal(adv.Communities, []uint32{64500<<16 | 100, 64500<<16 | 7}) || len(adv.Large) != 1 {
+		t.Errorf("bgp became %+v", adv)
+	}
 	want := []string{
-		"BGPPeer tor: kind: is not carried over", "BGPAdvertisement bgp: kind: is not carried over",
-		"Community c: kind: is not carried over",
 		"IPAddressPool lan: spec.addresses[0]: 192.0.2.1/24 has host bits set and became 192.0.2.0/24",
 		"IPAddressPool lan: spec.serviceAllocation.priority: is not carried over",
-		"IPAddressPool routed: spec: no L2Advertisement is for it",
+		"IPAddressPool routed: spec: no L2Advertisement is for it", "BGPPeer tor: spec: needs the setting bgp.enabled",
+		"BGPPeer tor: spec.passwordSecret: copy the Secret md5 to the namespace wayleave-peers",
 	}
 	if len(notes) != len(want) {
 		t.Fatalf("notes are\n%s", notes)
@@ -180,11 +202,7 @@ func TestNoFieldOfMetalLBIsLostInSilence(t *testing.T) {
 			"lost IPAddressPool lan: spec.serviceAllocation.later"},
 		{"a field of later of L2", fmt.Sprintf(pool, "") + fmt.Sprintf(l2, ", nodeSelectors: [{later: 1}]"), "",
 			"lost L2Advertisement l2: spec.nodeSelectors[0].later"},
-		{"BGPAdvertisement", other("BGPAdvertisement",
-			"aggregationLength: 24, localPref: 5, communities: [a], peers: [b]"), "", "lost BGPAdvertisement x: kind"},
-		{"BGPPeer", other("BGPPeer", "myASN: 1, peerASN: 2, peerAddress: 192.0.2.1"), "", "lost BGPPeer x: kind"},
 		{"BFDProfile", other("BFDProfile", "receiveInterval: 100"), "", "lost BFDProfile x: kind"},
-		{"Community", other("Community", "communities: [{name: a, value: '1:2'}]"), "", "lost Community x: kind"},
 		{"a kind of later", other("Later", "a: 1"), "", "lost Later x: kind"},
 		{"AddressPool", "{apiVersion: metallb.io/v1beta1, kind: AddressPool, metadata: {name: old}, spec: " +
 			"{protocol: layer2, addresses: [192.0.2.0/28], autoAssign: false}}", "name: old",

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"wayleave.dev/cmd/wayleave/clustercommands"
 	"wayleave.dev/cmd/wayleave/installcommands"
 	"wayleave.dev/deploy"
 	"wayleave.dev/internal/cli"
@@ -22,8 +23,9 @@ func Root(release deploy.Release, dnsServer func(*cobra.Command, []string) error
 	c := &cobra.Command{Use: "wayleave", Short: "Services and networking of Kubernetes in one program",
 		Version: release.Version}
 	c.AddCommand(installcommands.All(release, cluster())...)
+	c.AddCommand(clustercommands.All(release, cluster())...)
 	c.AddCommand(importCommand(), versionCommand(release.Version))
-	c.AddCommand(nodeCommands(release.Version, dnsServer, dnsSocket)...)
+	c.AddCommand(nodeCommands(dnsServer, dnsSocket)...)
 	return c
 }
 

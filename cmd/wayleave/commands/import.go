@@ -13,7 +13,8 @@ import (
 
 func importCommand() *cobra.Command {
 	return cli.Group("import", "Turn what another program was told into our objects and settings",
-		importMetalLBCommand(), importKubeProxyCommand(), importCorefileCommand("corefile [-f FILE|-]"))
+		importMetalLBCommand(), importCalicoCommand(), importKubeProxyCommand(),
+		importCorefileCommand("corefile [-f FILE|-]"))
 }
 
 // translation reads in, writes YAML to out and remarks to notes. The error says what was lost.
@@ -31,30 +32,38 @@ func translate(cmd *cobra.Command, out *cli.Output, file string, run translation
 	})
 }
 
-func importMetalLBCommand() *cobra.Command {
+// importObjects translates a file by a function of package migrate.
+func importObjects(use, short, long string, run func(file string, in io.Reader, out, notes io.Writer) error,
+) *cobra.Command {
 	var file string
 	var out cli.Output
-	c := &cobra.Command{
-		Use:   "metallb -f FILE|-",
-		Short: "MetalLB's IPAddressPools and L2Advertisements as AddressPools, on stdout",
-		Long: "Reads what `kubectl -n metallb-system get " +
-			"ipaddresspools,l2advertisements,bgppeers,bgpadvertisements,communities,bfdprofiles -o yaml`\n" +
-			"prints, or the ConfigMap of MetalLB before 0.13, and prints AddressPools. What becomes of fields that " +
-			"an AddressPool has not is said on\n" +
-			"stderr, a line each. It fails when something could not be carried over; the AddressPools are printed " +
-			"all the same. The addresses that\n" +
-			"Services have stay: they are in their status.",
-		Args: cobra.NoArgs,
+	c := &cobra.Command{Use: use, Short: short, Args: cobra.NoArgs,
+		Long: long + "It fails when something could not be carried over; the objects are printed all the same.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return translate(cmd, &out, file, func(in io.Reader, o, notes io.Writer) error {
-				return migrate.MetalLB(file, in, o, notes)
+				return run(file, in, o, notes)
 			})
-		},
-	}
+		}}
 	c.Flags().StringVarP(&file, "filename", "f", "", "the file, - for stdin")
 	require(c, "filename")
 	out.Flag(c)
 	return c
+}
+
+func importMetalLBCommand() *cobra.Command {
+	return importObjects("metallb -f FILE|-", "MetalLB's pools, advertisements and BGP peers as ours, on stdout",
+		"Reads what `kubectl -n metallb-system get "+
+			"ipaddresspools,l2advertisements,bgppeers,bgpadvertisements,communities,bfdprofiles -o yaml`\n"+
+			"prints, or the ConfigMap of MetalLB before 0.13, and prints AddressPools and objects of BGP. What\n"+
+			"becomes of fields that these have not is said on stderr, a line each. The addresses of Services are in\n"+
+			"their status and stay. ", migrate.MetalLB)
+}
+
+func importCalicoCommand() *cobra.Command {
+	return importObjects("calico -f FILE|-", "Calico's BGP peers, BGP configuration and pools as ours, on stdout",
+		"Reads BGPPeers, BGPConfigurations and IPPools, as kubectl (crd.projectcalico.org) or calicoctl with\n"+
+			"-o yaml print them, and prints objects of BGP and AddressPools. Settings to make, and what becomes of\n"+
+			"fields that have no equal, are said on stderr, a line each. ", migrate.Calico)
 }
 
 func importKubeProxyCommand() *cobra.Command {

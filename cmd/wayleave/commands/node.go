@@ -13,12 +13,12 @@ import (
 const nodeFacts = agent.NodeFacts
 
 // nodeCommands are the commands that import code for the kernel of a node.
-func nodeCommands(version string, dnsServer func(*cobra.Command, []string) error, dnsSocket string) []*cobra.Command {
+func nodeCommands(dnsServer func(*cobra.Command, []string) error, dnsSocket string) []*cobra.Command {
 	dns := cli.Group("dns", "Ask a node's DNS server about its queries", dnsCommands(dnsSocket)...)
 	if dnsServer != nil {
 		dns.Args, dns.RunE = cobra.NoArgs, dnsServer
 	}
-	shown := []*cobra.Command{statusCommand(), checkCommand(), bundleCommand(version), renderCommand(),
-		explainCommand(), ingressCommand(), dns, logLevelCommand(), uninstallCommand()}
+	shown := []*cobra.Command{renderCommand(), explainCommand(), ingressCommand(), dns, logLevelCommand(),
+		uninstallCommand()}
 	return append(shown, cli.Internal(probeCommand(), dumpCommand())...)
 }

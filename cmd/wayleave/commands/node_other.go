@@ -8,4 +8,4 @@ import "github.com/spf13/cobra"
 const nodeFacts = ""
 
 // nodeCommands is empty: these commands import code for the kernel of a node.
-func nodeCommands(string, func(*cobra.Command, []string) error, string) []*cobra.Command { return nil }
+func nodeCommands(func(*cobra.Command, []string) error, string) []*cobra.Command { return nil }

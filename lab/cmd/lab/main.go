@@ -237,9 +237,8 @@ func tour() *cobra.Command {
 
 func addon() *cobra.Command {
 	return &cobra.Command{
-		Use:   "addon metallb|nginx",
-		Short: "build another program, load its images, and print the path of its manifest or the name of its image",
-		Args:  cobra.ExactArgs(1),
+		Use: "addon metallb", Short: "build another program, load its images, and print the path of its manifest",
+		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			lab, err := open()
 			if err != nil {

@@ -207,7 +207,8 @@ func images(p corev1.PodSpec) (out []string) {
 }
 
 func (f Fleet) readLeases(ctx context.Context, c *Cluster) error {
-	l, err := f.Client.CoordinationV1().Leases(f.Namespace).Get(ctx, writeback.LeaseName, metav1.GetOptions{})
+	l, err := f.Client.CoordinationV1().Leases(writeback.DNSNamespace).Get(ctx, writeback.LeaseName,
+		metav1.GetOptions{})
 	if err != nil && !apierrors.IsNotFound(err) {
 		return err
 	}

@@ -41,7 +41,11 @@ func (f Fleet) Objects(ctx context.Context, k Kind, limit int64) (list map[strin
 	if k.own {
 		namespaces = []string{f.Namespace}
 		if k.resource == "leases" {
+			// The writer's Lease is where it always was, whatever the namespace of the installation.
 			namespaces = append(namespaces, writeback.PeersNamespace)
+			if f.Namespace != writeback.DNSNamespace {
+				namespaces = append(namespaces, writeback.DNSNamespace)
+			}
 		}
 	}
 	var items []any

@@ -1,12 +1,8 @@
-//go:build linux
-
-package commands
+package clustercommands
 
 import (
 	"context"
 	"encoding/json"
-	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -28,8 +24,7 @@ type bundleResult struct {
 	bundle.Index
 }
 
-func bundleCommand(version string) *cobra.Command {
-	at := cluster()
+func bundleCommand(version string, at cli.Cluster) *cobra.Command {
 	var file string
 	var out cli.Output
 	c := &cobra.Command{
@@ -116,22 +111,4 @@ func bundleTexts(ctx context.Context, f fleet.Fleet, c *fleet.Cluster) map[strin
 		out[name] = string(raw)
 	}
 	return out
-}
-
-// dumpCommand runs in the container of the agent.
-func dumpCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:    "dump",
-		Short:  "Print the state of the node's network (what `wayleave support-bundle` runs in the agent's container)",
-		Hidden: true,
-		Args:   cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			raw, err := json.Marshal(bundle.NodeState(cmd.Context()))
-			if err != nil {
-				return fmt.Errorf("state of the node: %w", err)
-			}
-			_, err = io.WriteString(cmd.OutOrStdout(), string(raw)+"\n")
-			return err
-		},
-	}
 }

@@ -1,6 +1,4 @@
-//go:build linux
-
-package commands
+package clustercommands
 
 import (
 	"context"
@@ -14,8 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"wayleave.dev/agent"
-	"wayleave.dev/agent/features"
+	"wayleave.dev/agent/report"
 	"wayleave.dev/internal/cli"
 	"wayleave.dev/overview"
 	"wayleave.dev/source/kubernetes/fleet"
@@ -30,8 +27,8 @@ type statusQuestion struct {
 	out          cli.Output
 }
 
-func statusCommand() *cobra.Command {
-	q := statusQuestion{lists: map[string]*bool{}, at: cluster()}
+func statusCommand(cluster cli.Cluster) *cobra.Command {
+	q := statusQuestion{lists: map[string]*bool{}, at: cluster}
 	c := &cobra.Command{
 		Use:   "status",
 		Short: "Say what is programmed in the cluster or on a node, and what is wrong",
@@ -47,7 +44,7 @@ func statusCommand() *cobra.Command {
 				return q.ofCluster(cmd)
 			}
 			if q.writer {
-				q.socket = agent.WriterSocket
+				q.socket = writerSocket
 			}
 			r, err := askAgent(cmd, q.socket)
 			if err != nil {
@@ -59,9 +56,12 @@ func statusCommand() *cobra.Command {
 	for _, l := range tables() {
 		q.lists[l.Name] = c.Flags().Bool(l.Name, false, l.Help)
 	}
-	c.Flags().BoolVar(&q.writer, "writer", false,
-		"ask the writer of this pod: kubectl -n kube-system exec deploy/wayleave-writer -- /wayleave status --writer")
-	c.Flags().StringVar(&q.socket, "socket", agent.Socket, "on a node: the agent's socket")
+	if agentSocket != "" {
+		c.Flags().BoolVar(&q.writer, "writer", false,
+			"ask the writer of this pod: kubectl -n kube-system exec deploy/wayleave-writer -- /wayleave "+
+				"status --writer")
+		c.Flags().StringVar(&q.socket, "socket", agentSocket, "on a node: the agent's socket")
+	}
 	c.Flags().StringVar(&q.node, "node", "", "what this node of the cluster says")
 	q.out.Flag(c)
 	q.out.OldJSON(c)
@@ -86,7 +86,7 @@ func (q *statusQuestion) isLocal(cmd *cobra.Command) bool {
 }
 
 // print prints what one agent says, or one table of it.
-func (q *statusQuestion) print(cmd *cobra.Command, r agent.Report) error {
+func (q *statusQuestion) print(cmd *cobra.Command, r report.Report) error {
 	for _, l := range tables() {
 		if *q.lists[l.Name] && q.out.IsText() {
 			text, err := l.Text(r.Lists[l.Name], time.Now())
@@ -123,8 +123,8 @@ func (q *statusQuestion) ofCluster(cmd *cobra.Command) error {
 }
 
 // askAgent asks the agent or the writer at a socket for its report.
-func askAgent(cmd *cobra.Command, socket string) (r agent.Report, err error) {
-	raw, code, err := agent.Ask(cmd.Context(), socket, "/status")
+func askAgent(cmd *cobra.Command, socket string) (r report.Report, err error) {
+	raw, code, err := askSocket(cmd.Context(), socket, "/status")
 	if err != nil {
 		return r, fmt.Errorf("the agent does not answer on %s: %w", socket, err)
 	}
@@ -135,14 +135,4 @@ func askAgent(cmd *cobra.Command, socket string) (r agent.Report, err error) {
 		return r, fmt.Errorf("the agent's answer: %w", err)
 	}
 	return r, nil
-}
-
-// tables are those of features that have one.
-func tables() (out []agent.List) {
-	for _, f := range features.All() {
-		if l, ok := f.(agent.Lister); ok {
-			out = append(out, l.List())
-		}
-	}
-	return out
 }

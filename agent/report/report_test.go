@@ -1,4 +1,4 @@
-package agent
+package report
 
 import (
 	"encoding/json"
@@ -46,9 +46,9 @@ wrong:
 // The rows of tables are keys of the JSON beside the others, as they were before there was a registry of features.
 func TestTablesAreKeysOfTheStatus(t *testing.T) {
 	r := Report{Node: "node1", Objects: map[string]int{"Service": 3}}
-	r.addRows("vips", []string{"192.0.2.10"})
-	r.addRows("policies", nil)
-	r.addRows("empty", []int{})
+	r.AddRows("vips", []string{"192.0.2.10"})
+	r.AddRows("policies", nil)
+	r.AddRows("empty", []int{})
 	raw, err := json.Marshal(r)
 	if err != nil {
 		t.Fatal(err)

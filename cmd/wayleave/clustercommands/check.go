@@ -1,11 +1,7 @@
-//go:build linux
-
-package commands
+package clustercommands
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"maps"
 	"os"
 	"slices"
@@ -14,35 +10,35 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"wayleave.dev/agent"
 	"wayleave.dev/check"
 	"wayleave.dev/config"
 	"wayleave.dev/internal/cli"
 	"wayleave.dev/overview"
 	kubesource "wayleave.dev/source/kubernetes"
 	"wayleave.dev/source/kubernetes/fleet"
+	"wayleave.dev/source/kubernetes/sandbox"
 )
 
 // readWithin is how long the API server may take to tell of the cluster.
 const readWithin = time.Minute
 
-// system is the namespace of the installation, unless -n names another.
-const system = "kube-system"
-
 // checkQuestion are the flags of check.
 type checkQuestion struct {
 	pre, node             bool
 	root, image, settings string
-	at                    cli.Cluster
+	// probe is the image of the pods that look at the nodes.
+	probe string
+	at    cli.Cluster
 }
 
-func checkCommand() *cobra.Command {
-	q := checkQuestion{at: cluster()}
+func checkCommand(cluster cli.Cluster) *cobra.Command {
+	q := checkQuestion{at: cluster}
 	var out cli.Output
 	c := &cobra.Command{
 		Use:   "check [--pre] [--node]",
 		Short: "Say whether a cluster can run Wayleave, or whether Wayleave works",
-		Long: "With --pre it checks a cluster before installation, otherwise an installation. Nothing is changed.\n" +
+		Long: "With --pre it checks a cluster before installation, otherwise an installation. Nothing is changed:\n" +
+			"the pods of --probe-image are removed again.\n" +
 			"With --node it checks the node that it runs on, as root: kernel, modules, sysctls, ports, kubelet,\n" +
 			"other networks, firewalls, clock. Without, it asks the API server, and the agents of all nodes.\n" +
 			"Each line that is not good has the command that mends it.\n" +
@@ -66,10 +62,13 @@ func checkCommand() *cobra.Command {
 	c.Flags().BoolVar(&q.node, "node", false, "check this node, not the cluster; needs root")
 	c.Flags().StringVar(&q.root, "root", "/", "with --node: where the node's file system is mounted")
 	c.Flags().StringVar(&q.image, "image", "wayleave.dev/wayleave:dev", "with --pre: the image to be installed")
+	c.Flags().StringVar(&q.probe, "probe-image", "",
+		"with --pre: start a pod of this image on each node, as root, which makes the checks of --node; it is removed")
 	c.Flags().StringVar(&q.settings, "settings", "", "with --pre: the file of your settings; default: the cluster's")
 	out.Flag(c)
 	q.at.Flags(c, system, "the namespace of Wayleave")
 	c.MarkFlagsMutuallyExclusive("node", "kubeconfig")
+	c.MarkFlagsMutuallyExclusive("node", "probe-image")
 	c.MarkFlagsMutuallyExclusive("node", "context")
 	return c
 }
@@ -94,26 +93,53 @@ func (q checkQuestion) answer(ctx context.Context) (check.Report, error) {
 		return check.Report{}, err
 	}
 	if q.pre {
-		r := check.New(check.Kubernetes(c, time.Now()), check.Nodes(c, cfg, q.image), check.Others(c, cfg),
-			check.OnNodes())
-		return r, nil
+		nodes := check.OnNodes()
+		if q.probe != "" {
+			if nodes, err = q.onNodes(ctx, client, c); err != nil {
+				return check.Report{}, err
+			}
+		}
+		return check.New(check.Kubernetes(c, time.Now()), check.Nodes(c, cfg, q.image), check.Others(c, cfg), nodes),
+			nil
 	}
 	o := overview.Of(ctx, f, c, q.at.Namespace, "")
 	return check.New(check.Kubernetes(c, time.Now()), check.Installed(c, o), check.Features(o),
 		check.Probes(probes(ctx, f, o))), nil
 }
 
-func (q checkQuestion) ofNode(ctx context.Context) (check.Report, error) {
-	if os.Geteuid() != 0 {
-		return check.Report{}, errors.New("--node needs root: run it by sudo")
+// onNodes has each node check itself, in a pod that sees its file system and its network.
+func (q checkQuestion) onNodes(ctx context.Context, client *kubesource.Client, c *fleet.Cluster) (
+	check.Section, error) {
+	settings := overview.Data(c)
+	own := settings["settings.yaml"]
+	if q.settings != "" {
+		raw, err := os.ReadFile(q.settings)
+		if err != nil {
+			return check.Section{}, err
+		}
+		own = string(raw)
+	} else if own == "" {
+		own = settings["config.yaml"]
 	}
-	cfg, err := q.config(nil)
+	command := []string{"/wayleave", "check", "--pre", "--node", "--root", sandbox.Root, "-o", "json"}
+	if own != "" {
+		command = append(command, "--settings", sandbox.Settings)
+	}
+	var nodes []string
+	for _, n := range c.Nodes {
+		if n.OS == "linux" || n.OS == "" {
+			nodes = append(nodes, n.Name)
+		}
+	}
+	out, err := sandbox.OnNodes(ctx, client, "check", q.probe, nodes, own, command...)
 	if err != nil {
-		return check.Report{}, err
+		return check.Section{}, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, readWithin)
-	defer cancel()
-	return check.New(check.Host("", check.ReadHost(ctx, check.Place{Root: q.root}), cfg)), nil
+	answers := map[string]func() ([]byte, error){}
+	for node, o := range out {
+		answers[node] = func() ([]byte, error) { return o.Text, o.Err }
+	}
+	return check.FromNodes(answers), nil
 }
 
 // config are the settings that are to be, or that the cluster has, or defaults.
@@ -152,27 +178,4 @@ func probes(ctx context.Context, f fleet.Fleet, o overview.Overview) map[string]
 	}
 	overview.InParallel(work)
 	return maps.Clone(out)
-}
-
-// probeCommand runs in the container of the agent.
-func probeCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:    "probe",
-		Short:  "Try from this node what pods do (what `wayleave check` runs in the agent's container)",
-		Hidden: true,
-		Args:   cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			servers, domain, err := kubesource.Host{Facts: agent.NodeFacts}.ClusterDNS()
-			if err != nil {
-				return err
-			}
-			servers, _ = agent.SplitDNS(servers)
-			raw, err := json.Marshal(check.Try(cmd.Context(), servers, domain))
-			if err != nil {
-				return err
-			}
-			_, err = cmd.OutOrStdout().Write(append(raw, '\n'))
-			return err
-		},
-	}
 }
