@@ -146,8 +146,7 @@ func (p *planner) timers(s *Session, peer *model.BGPPeer) {
 }
 
 // hops sets the next hop of the family that the session is not of. IPv4 routes of a node without an IPv4 address have
-// an
-// IPv6 next hop (RFC 8950).
+// an IPv6 next hop (RFC 8950).
 func (p *planner) hops(s *Session) {
 	over4 := s.Addr.Is4() || s.Range.IsValid() && s.Range.Addr().Is4()
 	if over4 {

@@ -89,8 +89,7 @@ func memory(t *testing.T, pid int) int64 {
 }
 
 // A peer that sends more prefixes than are allowed, by itself or with all others, has no session. The process stays
-// small
-// and has its other sessions.
+// small and has its other sessions.
 func TestAFloodOfPrefixesEndsTheSession(t *testing.T) {
 	t.Parallel()
 	for name, limit := range map[string]uint32{"of one peer": 0, "of all peers": 1 << 30} {
