@@ -122,6 +122,9 @@ func (p *planner) peer(peer *model.BGPPeer) {
 	if s.LocalASN == p.out.ASN {
 		s.LocalASN = 0
 	}
+	if !p.Routing && (len(peer.Import.Networks) > 0 || peer.Import.DefaultRoute) {
+		p.problem("BGPPeer", peer.Name, "spec.import", "no route is accepted: that needs the setting routing: bgp")
+	}
 	p.timers(&s, peer)
 	p.hops(&s)
 	if !s.V4 && !s.V6 {

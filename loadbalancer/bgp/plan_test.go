@@ -371,3 +371,19 @@ func TestOneObjectCostsOnlyItself(t *testing.T) {
 		t.Errorf("%v are named", named)
 	}
 }
+
+// What a peer asks for and does not get is said.
+func TestImportsWithoutRoutingAreReported(t *testing.T) {
+	asking := peer("rack")
+	asking.Import.Networks = []netip.Prefix{prefix("10.50.0.0/16")}
+	store := world(t, func(w *model.Writer) { w.PutBGPPeer(asking) })
+	for _, routing := range []bool{false, true} {
+		_, _, problems := Plan(store.Snapshot(), Input{Node: "node1", Routing: routing})
+		said := slices.ContainsFunc(problems, func(p model.Problem) bool {
+			return p.Object.Name == "rack" && p.Field == "spec.import" && strings.Contains(p.Reason, "routing: bgp")
+		})
+		if said == routing {
+			t.Errorf("routing %t: %v", routing, problems)
+		}
+	}
+}
