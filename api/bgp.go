@@ -51,8 +51,7 @@ type BGPPeerSpec struct {
 	Interface    string `json:"interface,omitempty"`
 	AddressRange string `json:"addressRange,omitempty"`
 	// ASN is the peer's. In its place, ASNType accepts whatever ASN the peer has: Internal (that of the node) or
-	// External
-	// (any other).
+	// External (any other).
 	ASN     int64  `json:"asn,omitempty"`
 	ASNType string `json:"asnType,omitempty"`
 	// LocalASN is what the node calls itself in this session; unset is its own ASN.
@@ -136,8 +135,7 @@ type BGPConfiguration struct {
 // BGPConfigurationSpec is the desired state.
 type BGPConfigurationSpec struct {
 	// ASN is that of nodes without one of their own; unset is 64512. A node's own is its annotation
-	// wayleave.dev/bgp-asn,
-	// otherwise the first of NodeASNs that selects it.
+	// wayleave.dev/bgp-asn, otherwise the first of NodeASNs that selects it.
 	ASN      int64     `json:"asn,omitempty"`
 	NodeASNs []NodeASN `json:"nodeASNs,omitempty"`
 	// ListenPort is where nodes accept sessions; unset is 179.
@@ -185,8 +183,7 @@ type BGPAdvertisementSpec struct {
 	// Addresses are PodCIDR, LoadBalancerIP, ExternalIP and ClusterIP; empty is LoadBalancerIP.
 	Addresses []string `json:"addresses,omitempty"`
 	// Pools and PoolSelector select AddressPools; without both, all. A pool is announced only if its spec.bgp.enabled
-	// is
-	// set.
+	// is set.
 	Pools        []string              `json:"pools,omitempty"`
 	PoolSelector *metav1.LabelSelector `json:"poolSelector,omitempty"`
 	// ServiceSelector and NamespaceSelector select Services; unset selects all.
@@ -198,8 +195,7 @@ type BGPAdvertisementSpec struct {
 	Peers        []string              `json:"peers,omitempty"`
 	PeerSelector *metav1.LabelSelector `json:"peerSelector,omitempty"`
 	// AggregationLength and AggregationLengthV6 are prefix lengths of the announced routes to Services; unset are 32
-	// and
-	// 128.
+	// and 128.
 	AggregationLength   *int32 `json:"aggregationLength,omitempty"`
 	AggregationLengthV6 *int32 `json:"aggregationLengthV6,omitempty"`
 	// Communities are "ASN:VALUE", numbers or well-known names; LargeCommunities "ASN:VALUE:VALUE".

@@ -235,8 +235,7 @@ func TestTheManifestsFileNamesItsVersion(t *testing.T) {
 }
 
 // A rollback finds settings of a later version. Their unknown keys are reported and have no effect; all else of the
-// file
-// is checked as ever. A file of this version, or of none, may have no unknown key.
+// file is checked as ever. A file of this version, or of none, may have no unknown key.
 func TestUnknownKeysOfALaterVersionAreReported(t *testing.T) {
 	const later = "settingsVersion: 22\nmode: ipvs\nwarp: {speed: 9}\ndns: {warp: true}\nnone: 1\n"
 	for _, file := range []string{"config.yaml", "settings.yaml"} {

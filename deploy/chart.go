@@ -12,8 +12,7 @@ import (
 )
 
 // chartHead computes from the settings and the values that override them whether Ingress and BGP are enabled, the
-// labels
-// of the nodes that serve the former, and the folders of CNI.
+// labels of the nodes that serve the former, and the folders of CNI.
 const chartHead = `{{- $cniConf := "` + config.CNIConfDir + `" }}
 {{- $cniBin := "` + config.CNIBinDir + `" }}
 {{- with (fromYaml .Values.settings).podnetwork }}

@@ -29,6 +29,9 @@ type Decision struct {
 	Problems  []model.Problem
 	// Replaced are addresses outside of every pool that Addrs replace.
 	Replaced []netip.Addr
+	// Lacks says that a family has no address because the pools have none free. Without Problems, the Service can do
+	// without it (PreferDualStack).
+	Lacks bool
 }
 
 func itoa(port uint16) string { return strconv.Itoa(int(port)) }
@@ -264,6 +267,9 @@ func (d *decision) lacking(want []int, pools []*pool, why []string) {
 			names, lacks = append(names, familyNames[f]), append(lacks, f)
 		}
 	}
+	d.out.Lacks = slices.ContainsFunc(lacks, func(f int) bool {
+		return slices.ContainsFunc(pools, func(p *pool) bool { return p.total[f] > 0 })
+	})
 	one := d.has[0].IsValid() || d.has[1].IsValid()
 	if len(names) == 0 || lb.Policy == model.PreferDualStack && one {
 		return

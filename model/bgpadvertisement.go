@@ -26,8 +26,7 @@ type BGPAdvertisement struct {
 	// Addresses are the kinds of addresses.
 	Addresses BGPAddresses
 	// Pools are names of AddressPools, and PoolsByLabel selects more of them. With neither, load-balancer addresses of
-	// all
-	// pools are announced, if the pool is announced by BGP at all.
+	// all pools are announced, if the pool is announced by BGP at all.
 	Pools        []string
 	PoolsByLabel Selector
 	// HasPoolsByLabel says that PoolsByLabel counts.

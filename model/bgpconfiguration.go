@@ -27,8 +27,7 @@ type BGPConfiguration struct {
 	Name string
 	UID  string
 	// ASN is that of nodes which neither have an annotation nor are selected by NodeASNs, of which the first that
-	// selects
-	// a node counts. 0 means that the one in the object is invalid: there are no sessions then.
+	// selects a node counts. 0 means that the one in the object is invalid: there are no sessions then.
 	ASN      uint32
 	NodeASNs []BGPNodeASN
 	// Port is where nodes listen.
@@ -51,8 +50,7 @@ type BGPMesh struct {
 	// Enabled has sessions between nodes.
 	Enabled bool
 	// Reflectors selects route reflectors (RFC 4456). Nodes have sessions only with these, and these with each other.
-	// It
-	// counts only if HasReflectors is set; without, each node has a session with each other.
+	// It counts only if HasReflectors is set; without, each node has a session with each other.
 	Reflectors    Selector
 	HasReflectors bool
 	// ClusterID is that of the route reflectors; the zero Addr is each one's router ID.

@@ -20,16 +20,15 @@ type BGPPeer struct {
 	// Nodes selects the nodes that have the session.
 	Nodes Selector
 	// Address, Interface and Range are the three ways to name the peer; exactly one is set. Interface is a link at
-	// whose
-	// other end the peer has an IPv6 link-local address. Range is where peers connect from, to whom no node connects.
+	// whose other end the peer has an IPv6 link-local address. Range is where peers connect from, to whom no node
+	// connects.
 	Address   netip.Addr
 	Interface string
 	Range     netip.Prefix
 	// Port is the peer's, 0 for a Range.
 	Port uint16
 	// ASN is the peer's; 0 takes the ASN that the peer has, if Type allows it. LocalASN is what the node calls itself
-	// in
-	// this session, 0 for its own.
+	// in this session, 0 for its own.
 	ASN, LocalASN uint32
 	Type          BGPPeerType
 	// Source is the address that the session is made from, or the zero Addr.
@@ -37,8 +36,7 @@ type BGPPeer struct {
 	// Password is the key of TCP MD5 (RFC 2385).
 	Password SecretKey
 	// TTLSecurity is how many hops away the peer may be (GTSM, RFC 5082), 0 for no check. MultiHop is the TTL of
-	// packets to
-	// a peer of another ASN, 0 for 1. At most one is set.
+	// packets to a peer of another ASN, 0 for 1. At most one is set.
 	TTLSecurity, MultiHop uint8
 	Timers                BGPTimers
 	// Passive nodes wait for the peer to connect.

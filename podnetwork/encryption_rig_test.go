@@ -177,6 +177,9 @@ func newTap(t *testing.T, machines ...*machine) *tap {
 				Protocol: binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, unix.ETH_P_ALL))})
 		})
 		go w.read(m.name, w.fds[len(w.fds)-1])
+		for _, outside := range []string{"172.30.0.99", "fd00:30::99"} { // something to see
+			_, _ = m.ns.Try("ping", "-c1", "-W2", outside)
+		}
 	}
 	t.Cleanup(func() {
 		for _, fd := range w.fds {

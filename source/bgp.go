@@ -76,8 +76,7 @@ func (c *checker) duration(field string, d *metav1.Duration, from, to, otherwise
 }
 
 // timers reads the durations of a session; those that are not set are model.Unset. Keepalives are sent three times
-// within
-// the hold time (RFC 4271, section 4.4).
+// within the hold time (RFC 4271, section 4.4).
 func (c *checker) timers(in *api.BGPTimers) (out model.BGPTimers) {
 	out.Hold = c.duration("spec.holdTime", in.HoldTime, minHold, maxHold, model.Unset)
 	if h := out.Hold; h > 0 && h%time.Second != 0 {

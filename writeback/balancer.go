@@ -44,7 +44,7 @@ type Balancer struct {
 	allocator *loadbalancer.Allocator
 	// unseen are Services whose allocation is newer than what the watch has shown.
 	unseen map[model.Name]bool
-	// waiting are Services without an address: they get released addresses.
+	// waiting are Services without an address, or without one of their families: they get released addresses.
 	waiting map[model.Name]bool
 	// todo are Services to process, live those to read live before that.
 	todo, live map[model.Name]bool
@@ -360,7 +360,7 @@ func (b *Balancer) right(s *model.Service, d loadbalancer.Decision) bool {
 // settled records the problems of a Service.
 func (b *Balancer) settled(n model.Name, d loadbalancer.Decision) {
 	b.report("Service "+n.String(), d.Problems)
-	if len(d.Problems) > 0 {
+	if len(d.Problems) > 0 || d.Lacks {
 		b.waiting[n] = true
 	} else {
 		delete(b.waiting, n)

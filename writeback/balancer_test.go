@@ -342,6 +342,29 @@ func TestAServiceGetsItsAddressInTheAPI(t *testing.T) {
 	}
 }
 
+// A Service that prefers both families and has one gets the other once it is free.
+func TestAFreedAddressCompletesAService(t *testing.T) {
+	w := newFakeAPI(t)
+	w.putPool(lbPool("lan", "192.0.2.1-192.0.2.2", "2001:db8::1/128"))
+	six, dual := lbService("a"), lbService("b")
+	six.Spec.IPFamilies = []corev1.IPFamily{corev1.IPv6Protocol}
+	dual.Spec.IPFamilies = []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol}
+	dual.Spec.IPFamilyPolicy = new(corev1.IPFamilyPolicyPreferDualStack)
+	w.put(six)
+	w.put(dual)
+	e := w.elect(nil)
+	w.rest(e)
+	if a, b := ips(w.services["a"]), ips(w.services["b"]); a != "2001:db8::1" || b != "192.0.2.1" ||
+		len(e.problems) != 0 {
+		t.Fatalf("a has %q, b has %q, %v", a, b, e.problems)
+	}
+	w.remove("a")
+	w.rest(e)
+	if got := ips(w.services["b"]); got != "192.0.2.1 2001:db8::1" {
+		t.Errorf("b has %q", got)
+	}
+}
+
 // A status of others and conditions of others are left alone.
 func TestWhatIsNotOursIsNotTouched(t *testing.T) {
 	w := newFakeAPI(t)

@@ -1,6 +1,5 @@
 // Package bgp announces addresses of Services to BGP peers, and learns routes from them, in the agent of a node.
-// Package
-// loadbalancer/bgp plans that, and the process bgp (loadbalancer/bgp/speaker) does it.
+// Package loadbalancer/bgp plans that, and the process bgp (loadbalancer/bgp/speaker) does it.
 package bgp
 
 import (
@@ -21,6 +20,8 @@ import (
 type Feature struct {
 	// announcer is there while this agent owns the node.
 	announcer atomic.Pointer[announcer]
+	// followChoice is followChoice, but in tests.
+	followChoice func(ctx context.Context, n *agent.Node, set func(own bool)) error
 }
 
 var (
@@ -34,7 +35,7 @@ var (
 )
 
 // New makes the feature of one process.
-func New() *Feature { return &Feature{} }
+func New() *Feature { return &Feature{followChoice: followChoice} }
 
 // Name implements agent.Feature.
 func (f *Feature) Name() string { return "bgp" }
@@ -43,8 +44,7 @@ func (f *Feature) Name() string { return "bgp" }
 func (f *Feature) Enabled(cfg config.Config) bool { return cfg.BGP.Enabled }
 
 // Kinds implements agent.Feature. The writer makes the kinds of objects, and may be of a later version than the agent:
-// a
-// node is healthy without them.
+// a node is healthy without them.
 func (f *Feature) Kinds(config.Config) agent.Kinds {
 	return agent.Kinds{Watched: model.BGPKinds | model.AddressPoolKind | model.ServiceCIDRKind}
 }

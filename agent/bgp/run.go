@@ -16,6 +16,7 @@ import (
 	"wayleave.dev/loadbalancer/bgp"
 	"wayleave.dev/loadbalancer/bgp/speaker"
 	"wayleave.dev/model"
+	"wayleave.dev/writeback"
 )
 
 const (
@@ -26,8 +27,7 @@ const (
 	// rulesEvery is how often the loop is looked at until then.
 	rulesEvery = 100 * time.Millisecond
 	// announcedFile says that the node's rules in the kernel are those of announced addresses. Its folder is empty
-	// after
-	// a reboot, as the kernel is.
+	// after a reboot, as the kernel is.
 	announcedFile = "bgp-announced"
 )
 
@@ -39,6 +39,9 @@ type announcer struct {
 	// down is since when sessions are down, of the goroutine of follow.
 	down map[string]time.Time
 
+	// chosen has whether this cluster's writer serves Services without a class, after each change of that.
+	chosen chan bool
+
 	mu   sync.Mutex
 	last bgp.State
 	has  bool // last is in force
@@ -46,11 +49,30 @@ type announcer struct {
 
 // announce runs the process until ctx ends.
 func (f *Feature) announce(ctx context.Context, n *agent.Node) error {
-	a := &announcer{node: n, sup: speaker.New(n.Log, "bgp"), down: map[string]time.Time{}}
+	a := &announcer{node: n, sup: speaker.New(n.Log, "bgp"), down: map[string]time.Time{}, chosen: make(chan bool)}
 	a.sup.Logs = n.Logs
 	f.announcer.Store(a)
 	defer f.announcer.Store(nil)
-	return agent.All(ctx, a.sup.Run, a.plan, a.follow)
+	choice := func(ctx context.Context) error {
+		return f.followChoice(ctx, n, func(own bool) {
+			select {
+			case a.chosen <- own:
+			case <-ctx.Done():
+			}
+		})
+	}
+	return agent.All(ctx, a.sup.Run, choice, a.plan, a.follow)
+}
+
+// followChoice follows whether Services without a class are Wayleave's: two load balancers must not announce one
+// address.
+func followChoice(ctx context.Context, n *agent.Node, set func(own bool)) error {
+	if n.Config.LoadBalancer.Enabled && n.Config.LoadBalancer.Default {
+		return writeback.FollowBalancerChoice(ctx, n.Client.Interface, set)
+	}
+	set(false)
+	<-ctx.Done()
+	return ctx.Err()
 }
 
 // plan gives the process the desired state, and again after each change. The first is complete: its End-of-RIB has
@@ -62,6 +84,12 @@ func (a *announcer) plan(ctx context.Context) error {
 	if err := a.awaitRules(ctx); err != nil {
 		return err
 	}
+	var own bool // before it is known, nothing is announced, and so nothing is withdrawn
+	select {
+	case own = <-a.chosen:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	restarting, err := kept(a.node)
 	if err != nil {
 		a.node.Log.Warn("bgp: whether the node's rules were kept is not known", "err", err)
@@ -72,17 +100,42 @@ func (a *announcer) plan(ctx context.Context) error {
 	}
 	defer w.Close()
 	for {
-		snap, _, err := w.Next(ctx)
+		snap, err := a.next(ctx, w, &own)
 		if err != nil {
 			return err
 		}
-		a.set(snap, restarting)
+		a.set(snap, restarting, own)
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-time.After(quiet):
 		}
 	}
+}
+
+// next returns a snapshot when an object has changed, or the choice of a load balancer, which it writes to own.
+func (a *announcer) next(ctx context.Context, w *model.Watcher, own *bool) (model.Snapshot, error) {
+	waiting, cancel := context.WithCancel(ctx)
+	defer cancel()
+	changed := make(chan bool, 1)
+	go func() {
+		defer close(changed)
+		select {
+		case now := <-a.chosen:
+			changed <- now
+			cancel()
+		case <-waiting.Done():
+		}
+	}()
+	snap, _, err := w.Next(waiting)
+	cancel()
+	if now, ok := <-changed; ok {
+		*own = now
+		if err != nil && ctx.Err() == nil {
+			return a.node.Store.Snapshot(), nil
+		}
+	}
+	return snap, err
 }
 
 // awaitRules waits until the kernel has the rules of all Services, if this program makes them.
@@ -101,10 +154,10 @@ func (a *announcer) awaitRules(ctx context.Context) error {
 }
 
 // set plans and tells the process if something changed.
-func (a *announcer) set(snap model.Snapshot, restarting bool) {
+func (a *announcer) set(snap model.Snapshot, restarting, own bool) {
 	cfg := a.node.Config
 	state, ok, problems := bgp.Plan(snap, bgp.Input{Node: a.node.Name, Balanced: cfg.LoadBalancer.Enabled,
-		Balancer: cfg.LoadBalancer.Default, ExternalIPs: cfg.Service.ExternalIPs, Routing: cfg.Routing == "bgp"})
+		Balancer: own, ExternalIPs: cfg.Service.ExternalIPs, Routing: cfg.Routing == "bgp"})
 	for i, p := range problems {
 		problems[i] = a.node.Problem(strings.TrimSpace(p.Kind+" "+p.Object.Name+" "+p.Field), p.Reason)
 	}

@@ -50,6 +50,19 @@ func node(log *slog.Logger, run string) error {
 	cfg := config.Default()
 	cfg.BGP.Enabled, cfg.Service.Enabled = true, false
 	f := New()
+	// The lines say, too, whether Services without a class are Wayleave's.
+	choices := make(chan bool, 8)
+	choices <- true
+	f.followChoice = func(ctx context.Context, _ *agent.Node, set func(bool)) error {
+		for {
+			select {
+			case own := <-choices:
+				set(own)
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+	}
 	a := &agent.Node{Name: "node1", Core: agent.NewCore(log, store, cfg, []agent.Feature{f}),
 		Dirs: agent.Dirs{Run: run}}
 	if err := store.Write(objects); err != nil {
@@ -60,6 +73,10 @@ func node(log *slog.Logger, run string) error {
 	go func() {
 		defer cancel()
 		for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
+			if lines.Text() == "own" || lines.Text() == "other" {
+				choices <- lines.Text() == "own"
+				continue
+			}
 			me, _ := store.Snapshot().Node("node1")
 			changed := *me
 			changed.Excluded = lines.Text() == "drain"
@@ -92,9 +109,8 @@ protocol kernel { ipv4 { export all; import none; }; }
 protocol bgp node1 { local as 65000; neighbor 10.9.0.1 as 64512; hold time 30; ipv4 { import all; export none; }; }
 `
 
-// A Service's address reaches a router while the node does not drain, and stays there when the agent is killed and
-// starts
-// again.
+// A Service's address reaches a router while the node does not drain and no other load balancer has the Service, and
+// stays there when the agent is killed and starts again.
 func TestAServiceReachesARouter(t *testing.T) {
 	ns, router := testnet.New(t, "node1"), testnet.New(t, "router")
 	testnet.Veth(ns, "eth0", router, "eth0")
@@ -135,6 +151,10 @@ func TestAServiceReachesARouter(t *testing.T) {
 	tell("drain")
 	has(false)
 	tell("stay")
+	has(true)
+	tell("other")
+	has(false)
+	tell("own")
 	has(true)
 	if err := unix.Kill(cmd.Process.Pid, unix.SIGKILL); err != nil {
 		t.Fatal(err)

@@ -42,7 +42,7 @@ func TestSocketsAreFoundInTheTable(t *testing.T) {
 		got = append(got, s.String())
 	}
 	slices.Sort(got)
-	if want := []string{"packet 0003", "tcp 127.0.0.1:8080", "tcp [2001:db8::1]:40000"}; !slices.Equal(got, want) {
+	if want := []string{"packet all", "tcp 127.0.0.1:8080", "tcp [2001:db8::1]:40000"}; !slices.Equal(got, want) {
 		t.Errorf("unknown: %v, want %v", got, want)
 	}
 	if fmt.Sprint(missing) != "[`tcp *:30000-32767`]" {

@@ -156,9 +156,8 @@ func SetAddrs(h *netlink.Handle, dev netlink.Link, want []netip.Addr) error {
 	return errors.Join(errs...)
 }
 
-// EnableIPv6 lets a new link of a namespace (0 is that of the process) have IPv6 addresses where the host switches
-// IPv6 off for new links (net.ipv6.conf.default.disable_ipv6). The folder is a writable mount of /proc/sys/net; empty
-// is
+// EnableIPv6 lets a new link of a namespace (0 is that of the process) have IPv6 addresses where the host switches IPv6
+// off for new links (net.ipv6.conf.default.disable_ipv6). The folder is a writable mount of /proc/sys/net; empty is
 // that itself.
 func EnableIPv6(nsfd int, sysctl, name string) error {
 	file := filepath.Join(cmp.Or(sysctl, "/proc/sys/net"), "ipv6/conf", name, "disable_ipv6")

@@ -122,6 +122,9 @@ func (p *planner) peer(peer *model.BGPPeer) {
 	if s.LocalASN == p.out.ASN {
 		s.LocalASN = 0
 	}
+	if !p.Routing && (len(peer.Import.Networks) > 0 || peer.Import.DefaultRoute) {
+		p.problem("BGPPeer", peer.Name, "spec.import", "no route is accepted: that needs the setting routing: bgp")
+	}
 	p.timers(&s, peer)
 	p.hops(&s)
 	if !s.V4 && !s.V6 {
@@ -146,8 +149,7 @@ func (p *planner) timers(s *Session, peer *model.BGPPeer) {
 }
 
 // hops sets the next hop of the family that the session is not of. IPv4 routes of a node without an IPv4 address have
-// an
-// IPv6 next hop (RFC 8950).
+// an IPv6 next hop (RFC 8950).
 func (p *planner) hops(s *Session) {
 	over4 := s.Addr.Is4() || s.Range.IsValid() && s.Range.Addr().Is4()
 	if over4 {

@@ -102,7 +102,11 @@ func TestWhatANodeAnnounces(t *testing.T) {
 	everything := &model.BGPAdvertisement{Name: "all", Length4: 32, Length6: 128, Addresses: model.AnnouncePodCIDRs |
 		model.AnnounceLoadBalancerIPs | model.AnnounceExternalIPs | model.AnnounceClusterIPs}
 	various := balancer("web", "192.0.2.10")
-	various.ClusterIPs, various.ExternalIPs = []netip.Addr{addr("10.96.0.7")}, []netip.Addr{addr("203.0.113.5")}
+	various.ClusterIPs, various.ExternalIPs = []netip.Addr{addr("10.96.0.7")}, []netip.Addr{addr("192.0.2.99")}
+	external := func(n, ip string, age int64, local bool) *model.Service {
+		return &model.Service{Name: name(n), Created: time.Unix(1000-age, 0), ExternalLocal: local,
+			ExternalIPs: []netip.Addr{addr(ip)}}
+	}
 	internal := *various
 	internal.InternalLocal = true
 	class := balancer("web", "192.0.2.10")
@@ -157,12 +161,22 @@ func TestWhatANodeAnnounces(t *testing.T) {
 			"2001:db8::10"))},
 			[3]string{"192.0.2.0/24 2001:db8::/120", "192.0.2.0/24 2001:db8::/120", "192.0.2.0/24 2001:db8::/120"}},
 		"every kind": {[]func(*model.Writer){put(everything, various)}, [3]string{
-			"10.96.0.7/32 10.244.1.0/24 192.0.2.10/32 203.0.113.5/32",
-			"10.96.0.7/32 10.244.2.0/24 192.0.2.10/32 203.0.113.5/32",
-			"10.96.0.7/32 10.244.3.0/24 192.0.2.10/32 203.0.113.5/32"}},
+			"10.96.0.7/32 10.244.1.0/24 192.0.2.10/32 192.0.2.99/32",
+			"10.96.0.7/32 10.244.2.0/24 192.0.2.10/32 192.0.2.99/32",
+			"10.96.0.7/32 10.244.3.0/24 192.0.2.10/32 192.0.2.99/32"}},
 		"internally Local": {[]func(*model.Writer){put(everything, &internal, endpoints("web",
-			model.Endpoint{Node: "node2", Ready: true}))}, [3]string{"10.244.1.0/24 192.0.2.10/32 203.0.113.5/32",
-			"10.96.0.7/32 10.244.2.0/24 192.0.2.10/32 203.0.113.5/32", "10.244.3.0/24 192.0.2.10/32 203.0.113.5/32"}},
+			model.Endpoint{Node: "node2", Ready: true}))}, [3]string{"10.244.1.0/24 192.0.2.10/32 192.0.2.99/32",
+			"10.96.0.7/32 10.244.2.0/24 192.0.2.10/32 192.0.2.99/32", "10.244.3.0/24 192.0.2.10/32 192.0.2.99/32"}},
+		"an externalIP outside of all pools": {[]func(*model.Writer){put(everything, external("a", "10.0.0.53", 1,
+			false))}, [3]string{"10.244.1.0/24", "10.244.2.0/24", "10.244.3.0/24"}},
+		"an externalIP in a pool of layer 2": {[]func(*model.Writer){put(everything, external("a", "198.51.100.7", 1,
+			false))}, [3]string{"10.244.1.0/24", "10.244.2.0/24", "10.244.3.0/24"}},
+		"an externalIP that withdraws a balancer's address": {[]func(*model.Writer){put(everything,
+			balancer("web", "192.0.2.10"), external("thief", "192.0.2.10", 500, true))},
+			[3]string{"10.244.1.0/24 192.0.2.10/32", "10.244.2.0/24 192.0.2.10/32", "10.244.3.0/24 192.0.2.10/32"}},
+		"the older of two externalIPs": {[]func(*model.Writer){put(everything,
+			external("old", "192.0.2.99", 9, false), external("a-thief", "192.0.2.99", 1, true))},
+			[3]string{"10.244.1.0/24 192.0.2.99/32", "10.244.2.0/24 192.0.2.99/32", "10.244.3.0/24 192.0.2.99/32"}},
 		"a draining node": {[]func(*model.Writer){put(everything, balancer("web", "192.0.2.10")),
 			node(func(n *model.Node) { n.Excluded = true })},
 			[3]string{"10.244.1.0/24", "10.244.2.0/24 192.0.2.10/32", "10.244.3.0/24 192.0.2.10/32"}},
@@ -262,8 +276,7 @@ func accepts(s State, session string, p netip.Prefix) bool {
 }
 
 // Whatever a peer asks for, routes to this node's pods, Services and itself are never imported, and a default route
-// only
-// when asked for.
+// only when asked for.
 func TestImportsNeverDivertOurs(t *testing.T) {
 	p := peer("rack")
 	p.Import = model.BGPImport{Networks: []netip.Prefix{prefix("0.0.0.0/0"), prefix("::/0")}}
@@ -356,5 +369,21 @@ func TestOneObjectCostsOnlyItself(t *testing.T) {
 	// classes.
 	if named["BGPPeer"] != 7 || named["BGPAdvertisement"] != 7 {
 		t.Errorf("%v are named", named)
+	}
+}
+
+// What a peer asks for and does not get is said.
+func TestImportsWithoutRoutingAreReported(t *testing.T) {
+	asking := peer("rack")
+	asking.Import.Networks = []netip.Prefix{prefix("10.50.0.0/16")}
+	store := world(t, func(w *model.Writer) { w.PutBGPPeer(asking) })
+	for _, routing := range []bool{false, true} {
+		_, _, problems := Plan(store.Snapshot(), Input{Node: "node1", Routing: routing})
+		said := slices.ContainsFunc(problems, func(p model.Problem) bool {
+			return p.Object.Name == "rack" && p.Field == "spec.import" && strings.Contains(p.Reason, "routing: bgp")
+		})
+		if said == routing {
+			t.Errorf("routing %t: %v", routing, problems)
+		}
 	}
 }

@@ -1,6 +1,7 @@
 package bgp
 
 import (
+	"cmp"
 	"maps"
 	"net/netip"
 	"slices"
@@ -16,23 +17,19 @@ func (p *planner) addresses(a *model.BGPAdvertisement) []netip.Addr {
 		return nil
 	}
 	found, elsewhere := map[netip.Addr]bool{}, map[netip.Addr]bool{}
+	add := func(addr netip.Addr, svc *model.Service) {
+		if pool := loadbalancer.PoolOf(p.snap, addr); pool != nil && pool.BGP && a.Covers(pool) {
+			found[addr] = true
+			elsewhere[addr] = elsewhere[addr] || svc.ExternalLocal && !p.servedHere(svc)
+		}
+	}
 	for svc := range p.snap.Services() {
 		if svc.OtherProxy || !p.selects(a, svc) {
 			continue
 		}
-		external := !svc.ExternalLocal || p.servedHere(svc)
 		if a.Addresses&model.AnnounceLoadBalancerIPs != 0 && p.ours(svc) {
 			for _, addr := range svc.LoadBalancerIPs {
-				if pool := loadbalancer.PoolOf(p.snap, addr); pool != nil && pool.BGP && a.Covers(pool) {
-					found[addr] = true
-					elsewhere[addr] = elsewhere[addr] || !external
-				}
-			}
-		}
-		if a.Addresses&model.AnnounceExternalIPs != 0 && p.ExternalIPs {
-			for _, addr := range svc.ExternalIPs {
-				found[addr] = true
-				elsewhere[addr] = elsewhere[addr] || !external
+				add(addr, svc)
 			}
 		}
 		if a.Addresses&model.AnnounceClusterIPs != 0 && (!svc.InternalLocal || p.servedHere(svc)) {
@@ -41,8 +38,36 @@ func (p *planner) addresses(a *model.BGPAdvertisement) []netip.Addr {
 			}
 		}
 	}
+	if a.Addresses&model.AnnounceExternalIPs != 0 && p.ExternalIPs {
+		for addr, svc := range p.externalIPs() {
+			if p.selects(a, svc) {
+				add(addr, svc)
+			}
+		}
+	}
 	maps.DeleteFunc(found, func(addr netip.Addr, _ bool) bool { return elsewhere[addr] })
 	return slices.SortedFunc(maps.Keys(found), netip.Addr.Compare)
+}
+
+// externalIPs returns spec.externalIPs with the Service that decides where each is announced: the oldest. Whoever
+// writes Services chooses these addresses, so a balancer's address is left out: no other Service takes it from a node.
+func (p *planner) externalIPs() map[netip.Addr]*model.Service {
+	owners, balanced := map[netip.Addr]*model.Service{}, map[netip.Addr]bool{}
+	for svc := range p.snap.Services() {
+		for _, addr := range svc.LoadBalancerIPs {
+			balanced[addr] = true
+		}
+		if svc.OtherProxy {
+			continue
+		}
+		for _, addr := range svc.ExternalIPs {
+			if o := owners[addr]; o == nil || cmp.Or(svc.Created.Compare(o.Created), svc.Name.Compare(o.Name)) < 0 {
+				owners[addr] = svc
+			}
+		}
+	}
+	maps.DeleteFunc(owners, func(addr netip.Addr, _ *model.Service) bool { return balanced[addr] })
+	return owners
 }
 
 func (p *planner) selects(a *model.BGPAdvertisement, svc *model.Service) bool {

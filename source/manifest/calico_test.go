@@ -93,8 +93,7 @@ func TestCalicosBGPBecomesOurs(t *testing.T) {
 }
 
 // Each field of Calico's kinds that has no equal is named, whether it is known or of a later version; a peer whose
-// nodes
-// cannot be selected is not printed.
+// nodes cannot be selected is not printed.
 func TestNoFieldOfCalicoIsLostInSilence(t *testing.T) {
 	object := func(kind, name, spec string) string {
 		return "{apiVersion: projectcalico.org/v3, kind: " + kind + ", metadata: {name: " + name +

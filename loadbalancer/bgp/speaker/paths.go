@@ -64,8 +64,7 @@ func (e *engine) setPaths(s *bgp.State) error {
 }
 
 // pathOf is a path of this node. Its next hop is unspecified: the library sets the session's own address, and the
-// policy
-// another one.
+// policy another one.
 func pathOf(prefix netip.Prefix, a announced) (*apiutil.Path, error) {
 	nlri, err := packet.NewIPAddrPrefix(prefix)
 	if err != nil {

@@ -197,8 +197,7 @@ func TestTheForwardingBit(t *testing.T) {
 }
 
 // Routers keep every route while the process is killed, the agent is killed, the agent is stopped in good order, and
-// the
-// next one has fewer addresses to announce: only those that it lacks go.
+// the next one has fewer addresses to announce: only those that it lacks go.
 func TestRoutersKeepRoutesThroughRestarts(t *testing.T) {
 	t.Parallel()
 	prefixes := []string{"192.0.2.10/32", "192.0.2.11/32", "2001:db8::10/128", "2001:db8::11/128"}
@@ -250,8 +249,7 @@ func TestRoutersKeepRoutesThroughRestarts(t *testing.T) {
 }
 
 // The routes of a node that dies go within the hold time, and those of a process that nothing follows within the
-// restart
-// time.
+// restart time.
 func TestRoutesOfTheDeadGo(t *testing.T) {
 	t.Parallel()
 	t.Run("the node dies", func(t *testing.T) {
