@@ -24,8 +24,9 @@ const (
 	routesWithin = 5 * time.Second
 	// silence is how long a peer that sent too many prefixes has no session.
 	silence = 5 * time.Minute
-	// maxReceived bounds what all peers together may send, in prefixes: some 100 MiB.
-	maxReceived = 1 << 18
+	// maxReceived bounds what all peers together may send, in prefixes: some 25 MiB. A flood of four times as many kept
+	// the process so busy on a slow machine that it was taken for hung.
+	maxReceived = 1 << 16
 	// maxRoutes bounds the routes of a report.
 	maxRoutes = 1 << 17
 )
