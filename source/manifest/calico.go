@@ -1,9 +1,7 @@
 package manifest
 
 import (
-	"bufio"
 	"bytes"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -13,7 +11,6 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
-	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 	"sigs.k8s.io/yaml"
 
 	"wayleave.dev/api"
@@ -95,18 +92,8 @@ type calico struct {
 // that the input is not YAML or contains other objects.
 func Calico(file string, in io.Reader) (out []byte, notes []Note, err error) {
 	c := &calico{}
-	docs := utilyaml.NewYAMLReader(bufio.NewReader(in))
-	for n := 1; ; n++ {
-		doc, err := docs.Read()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err == nil {
-			err = c.read(doc)
-		}
-		if err != nil {
-			return nil, nil, fmt.Errorf("%s: document %d: %w", file, n, err)
-		}
+	if err := eachDocument(file, in, c.read); err != nil {
+		return nil, nil, err
 	}
 	var b bytes.Buffer
 	for _, o := range c.objects() {

@@ -27,23 +27,16 @@ func Read(store *model.Store, file string, in io.Reader) ([]model.Problem, error
 	var problems []model.Problem
 	var puts []func(*model.Writer)
 	taken := newPlaces(store)
-	docs := utilyaml.NewYAMLReader(bufio.NewReader(in))
-	for n := 1; ; n++ {
-		doc, err := docs.Read()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			return nil, fmt.Errorf("%s: document %d: %w", file, n, err)
-		}
+	err := eachDocument(file, in, func(doc []byte) error {
 		put, bad, err := document(taken, doc)
-		if err != nil {
-			return nil, fmt.Errorf("%s: document %d: %w", file, n, err)
-		}
 		problems = append(problems, bad...)
 		puts = append(puts, put...)
+		return err
+	})
+	if err != nil {
+		return nil, err
 	}
-	err := store.Write(func(w *model.Writer) {
+	err = store.Write(func(w *model.Writer) {
 		for _, put := range puts {
 			put(w)
 		}
@@ -54,6 +47,23 @@ func Read(store *model.Store, file string, in io.Reader) ([]model.Problem, error
 	}
 	store.MarkSynced(model.AllKinds())
 	return problems, nil
+}
+
+// eachDocument calls read with each document of a YAML file.
+func eachDocument(file string, in io.Reader, read func(doc []byte) error) error {
+	docs := utilyaml.NewYAMLReader(bufio.NewReader(in))
+	for n := 1; ; n++ {
+		doc, err := docs.Read()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err == nil {
+			err = read(doc)
+		}
+		if err != nil {
+			return fmt.Errorf("%s: document %d: %w", file, n, err)
+		}
+	}
 }
 
 // document converts one document, or the items of a List.

@@ -1,9 +1,7 @@
 package manifest
 
 import (
-	"bufio"
 	"bytes"
-	"errors"
 	"fmt"
 	"io"
 	"reflect"
@@ -11,7 +9,6 @@ import (
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 	"sigs.k8s.io/yaml"
 
 	"wayleave.dev/api"
@@ -36,18 +33,8 @@ func (n Note) String() string { return n.Object + ": " + n.Field + ": " + n.Text
 // Addresses of Services are in their status, and stay.
 func MetalLB(file string, in io.Reader) (out []byte, notes []Note, err error) {
 	m := &metallb{}
-	docs := utilyaml.NewYAMLReader(bufio.NewReader(in))
-	for n := 1; ; n++ {
-		doc, err := docs.Read()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err == nil {
-			err = m.read(doc)
-		}
-		if err != nil {
-			return nil, nil, fmt.Errorf("%s: document %d: %w", file, n, err)
-		}
+	if err := eachDocument(file, in, m.read); err != nil {
+		return nil, nil, err
 	}
 	out, err = m.write()
 	return out, m.notes, err
