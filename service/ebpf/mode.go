@@ -221,8 +221,7 @@ func (m *Mode) lost(k model.Name, want []sockets.Frontend) (out []sockets.Key) {
 	return out
 }
 
-// set writes frontends that differ. One that the kernel refuses is removed: nftables serves it. That a map is full is no
-// error.
+// set writes frontends that differ. One that the kernel refuses is removed: nftables serves it. A full map is no error.
 func (m *Mode) set(ctx context.Context, want map[model.Name][]sockets.Frontend) (reconcile.KeyErrors[model.Name],
 	error) {
 	var list []sockets.Frontend

@@ -15,4 +15,4 @@
 // and the next agent adopts them.
 package sockets
 
-//go:generate go tool bpf2go -target bpfel -cc clang -cflags "-O2 -g -Wall -mcpu=v3 -I/usr/include/x86_64-linux-gnu -I/usr/include/aarch64-linux-gnu" program sockets.c
+//go:generate ../../../hack/bpf program sockets.c
