@@ -369,8 +369,8 @@ const toBeDeleted = "ToBeDeletedByClusterAutoscaler"
 // Node converts a Node.
 func Node(in *corev1.Node) (*model.Node, []model.Problem) {
 	c := newChecker("Node", &in.ObjectMeta)
-	out := &model.Node{Name: intern(in.Name), Zone: intern(in.Labels[corev1.LabelTopologyZone]),
-		Labels: internLabels(in.Labels), BGP: c.nodeBGP(in)}
+	out := &model.Node{Name: intern(in.Name), Created: in.CreationTimestamp.Time,
+		Zone: intern(in.Labels[corev1.LabelTopologyZone]), Labels: internLabels(in.Labels), BGP: c.nodeBGP(in)}
 	_, out.Excluded = in.Labels[corev1.LabelNodeExcludeBalancers]
 	for i, a := range in.Status.Addresses {
 		if a.Type != corev1.NodeInternalIP && a.Type != corev1.NodeExternalIP {
@@ -394,7 +394,7 @@ func Node(in *corev1.Node) (*model.Node, []model.Problem) {
 		cidrs = []string{in.Spec.PodCIDR}
 	}
 	for i, s := range cidrs {
-		if p, ok := c.cidr(fmt.Sprintf("spec.podCIDRs[%d]", i), s); ok {
+		if p, ok := c.podCIDR(fmt.Sprintf("spec.podCIDRs[%d]", i), s); ok {
 			out.PodCIDRs = append(out.PodCIDRs, p)
 		}
 	}
@@ -406,6 +406,35 @@ func Node(in *corev1.Node) (*model.Node, []model.Problem) {
 		}
 	}
 	return out, c.problems
+}
+
+// The widest networks of a node's pods. A kubelet that registers its Node may set them: 0.0.0.0/0 would draw all packets
+// of all nodes, and make every source a pod.
+const (
+	widestPods4 = 8
+	widestPods6 = 16
+)
+
+func (c *checker) podCIDR(field, s string) (netip.Prefix, bool) {
+	p, ok := c.cidr(field, s)
+	if !ok {
+		return p, false
+	}
+	widest := widestPods4
+	if p.Addr().Is6() {
+		widest = widestPods6
+	}
+	a := p.Addr()
+	switch {
+	case p.Bits() < widest:
+		c.bad(field, "%s is too wide for the pods of one node; /%d to /%d are allowed; it is not used", p, widest,
+			a.BitLen())
+		return p, false
+	case a.IsLoopback() || a.IsLinkLocalUnicast() || a.IsMulticast() || a.IsUnspecified():
+		c.bad(field, "%s is not a network of unicast addresses that are routed; it is not used", p)
+		return p, false
+	}
+	return p, true
 }
 
 // Namespace converts a Namespace.
