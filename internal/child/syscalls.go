@@ -13,8 +13,8 @@ import (
 )
 
 // A child keeps the agent's user: without a capability it still passes SO_PEERCRED for root, and may signal the agent.
-// Landlock does not cover connect(2) to a path. So a seccomp filter refuses, with EPERM, to make unix sockets, to signal
-// other processes, and what only helps to attack the kernel. Sockets that the agent passes are not affected.
+// Landlock does not cover connect(2) to a path. So a seccomp filter refuses, with EPERM, to make unix sockets, to
+// signal other processes, and what only helps to attack the kernel. Sockets that the agent passes are not affected.
 
 // Offsets in struct seccomp_data (linux/seccomp.h). Arguments are 64 bits, little-endian on the supported platforms.
 const (
