@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"wayleave.dev/kernel/bpf/sockets"
 	"wayleave.dev/kernel/conntrack"
 	kernelipt "wayleave.dev/kernel/iptables"
 	kernelipvs "wayleave.dev/kernel/ipvs"
@@ -18,6 +19,7 @@ import (
 	"wayleave.dev/model"
 	"wayleave.dev/reconcile"
 	"wayleave.dev/service"
+	"wayleave.dev/service/ebpf"
 	"wayleave.dev/service/iptables"
 	"wayleave.dev/service/ipvs"
 	"wayleave.dev/service/nftables"
@@ -40,6 +42,26 @@ func rigs() map[string]func() rig {
 			refuse := func(a netip.Addr) { f.Fail = refuseElements(a) }
 			return rig{nftables.New(f, &conntrack.Fake{}), func() string { return tables(f, nftables.TableName) },
 				refuse, func() int { return f.Commits }}
+		},
+		"ebpf": func() rig {
+			f, programs := nft.NewFake(), sockets.NewFake()
+			refuse := func(a netip.Addr) {
+				programs.Fail = func(e sockets.Frontend) error {
+					if a == e.At.Addr() {
+						return errRefused
+					}
+					return nil
+				}
+			}
+			return rig{ebpf.New(nftables.New(f, &conntrack.Fake{}), programs, nil),
+				func() string { return programs.Text() + tables(f, nftables.TableName) }, refuse,
+				func() int { return programs.Sets }}
+		},
+		"ebpf, refused by nftables": func() rig {
+			f, programs := nft.NewFake(), sockets.NewFake()
+			return rig{ebpf.New(nftables.New(f, &conntrack.Fake{}), programs, nil),
+				func() string { return programs.Text() + tables(f, nftables.TableName) },
+				func(a netip.Addr) { f.Fail = refuseElements(a) }, func() int { return f.Commits }}
 		},
 		"iptables": func() rig {
 			f := kernelipt.NewFake()

@@ -16,6 +16,9 @@ import (
 
 // committed records the flows and remembered clients that a transaction has made stale.
 func (m *Mode) committed(c program.Commit[model.Name, service.Plan]) {
+	if m.onCommit != nil {
+		m.onCommit(c.Plans, c.Whole)
+	}
 	m.reviewClients = m.reviewClients || c.Whole
 	for k := range c.Plans {
 		for _, e := range m.owners.Plans[k].Frontends {

@@ -30,6 +30,7 @@ type Mode struct {
 	untranslated []netip.AddrPort
 	// reviewClients means that the endpoints of remembered clients may have been removed.
 	reviewClients bool
+	onCommit      func(changed map[model.Name]*service.Plan, whole bool)
 }
 
 var _ service.Mode = (*Mode)(nil)
@@ -58,6 +59,21 @@ func newMode(conn nft.Conn, track conntrack.Flusher, lay layout) *Mode {
 		Committed: m.committed,
 	})
 	return m
+}
+
+// OnCommit has fn called after each transaction, with the plans in force of the Services that it changed; nil for none.
+// whole means that it is part of a Sync, before which none was in force. fn must not call the mode.
+func (m *Mode) OnCommit(fn func(changed map[model.Name]*service.Plan, whole bool)) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.onCommit = fn
+}
+
+// InForce returns the plans that are in the kernel. They must not be changed, and are valid until the next call.
+func (m *Mode) InForce() map[model.Name]service.Plan {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.program.InForce()
 }
 
 // SetNodeFacts replaces the facts of the node; they take effect with the next Sync.
