@@ -94,7 +94,7 @@ func (f *Feature) Facts(*agent.Node, model.Snapshot) []string {
 
 // Metrics implements agent.Metered.
 func (f *Feature) Metrics(*agent.Node) []prometheus.Collector {
-	return []prometheus.Collector{f.path, f.tunnel, encryptionMetrics{f}}
+	return []prometheus.Collector{f.path, f.tunnel, encryptionMetrics{f}, fastPathMetrics{f}}
 }
 
 func (f *Feature) run(ctx context.Context, n *agent.Node) error {
@@ -215,7 +215,8 @@ func leftOn(h *agent.Host, r dataplane.Rules) (podnetwork.Config, error) {
 		return podnetwork.Config{}, err
 	}
 	devices, err := wireguard.NewUser(h.FD(), h.Sysctl, h.Run, nil)
-	return podnetwork.Config{FastPath: podnetwork.FastPath{Conn: &fastpath.Kernel{NSFD: h.FD()}}, NFT: h.NFT, Encryption: podnetwork.Encryption{Devices: devices}, NSFD: h.FD(),
+	return podnetwork.Config{NFT: h.NFT, Encryption: podnetwork.Encryption{Devices: devices}, NSFD: h.FD(),
+		FastPath: podnetwork.FastPath{Conn: &fastpath.Kernel{NSFD: h.FD()}},
 		StateDir: h.State, Kernel: links, Firewall: h.Firewall,
 		Rules:  r.PodNetwork(dataplane.Kernel{NSFD: h.FD(), NFT: h.NFT}),
 		Sysctl: h.Sysctl, BinDir: h.CNIBin, ConfDir: h.CNIConf,

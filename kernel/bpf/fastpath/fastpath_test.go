@@ -190,3 +190,196 @@ func TestEstablishedConnectionsAreRedirected(t *testing.T) {
 		r.exchange("tcp", r.a, to, 1, 8<<20)
 	}
 }
+
+// expect counts what is redirected while fn runs.
+func (r *rig) expect(what string, some bool, fn func()) {
+	r.t.Helper()
+	before := r.redirected()
+	fn()
+	after := r.redirected()
+	if n := after.Local + after.Remote - before.Local - before.Remote; (n > 0) != some {
+		r.t.Errorf("%s: %d packets were redirected, want some: %t", what, n, some)
+	}
+}
+
+// What the stack translates is left to it: every packet of such a connection meets its rules, in both directions.
+func TestTranslatedConnectionsAreLeftToTheStack(t *testing.T) {
+	r := newRig(t)
+	r.set(r.state())
+	echo(r.b)
+	echo(r.c)
+	r.node.Run("nft", "add table ip n; add chain ip n d { type nat hook prerouting priority -100; }; "+
+		"add chain ip n s { type nat hook postrouting priority 100; }; "+
+		"add rule ip n d ip daddr 10.96.0.1 dnat to 10.244.1.2; add rule ip n s ip daddr 10.244.2.3 masquerade")
+	for _, network := range []string{"tcp", "udp"} {
+		r.expect(network+" to a VIP", false, func() {
+			r.exchange(network, r.a, netip.MustParseAddr("10.96.0.1"), 50, 100)
+		})
+		r.expect(network+" from another address", false, func() { r.exchange(network, r.a, r.addr[r.c], 50, 100) })
+		r.expect(network+" untranslated", true, func() { r.exchange(network, r.a, r.addr[r.b], 50, 100) })
+	}
+}
+
+// A connection that policy forbids after it began has a mark, and its packets meet the rules that drop it.
+func TestMarkedConnectionsAreLeftToTheStack(t *testing.T) {
+	r := newRig(t)
+	r.set(r.state())
+	echo(r.b)
+	for _, network := range []string{"tcp", "udp"} {
+		c, err := r.a.Dial(network, netip.AddrPortFrom(r.addr[r.b], 7).String(), 2*time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		turn := func() error {
+			if err := c.SetDeadline(time.Now().Add(time.Second)); err != nil {
+				return err
+			}
+			if _, err := c.Write([]byte("x")); err != nil {
+				return err
+			}
+			_, err := c.Read(make([]byte, 1))
+			return err
+		}
+		for range 20 {
+			if err := turn(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r.expect("before the mark", true, func() { _ = turn() })
+		r.node.Run("sh", "-c", "conntrack -U -p "+network+" -d 10.244.1.2 -m 0x80000000")
+		time.Sleep(time.Second / 5) // an answer is used for a tenth of a second
+		r.expect("after the mark", false, func() {
+			for range 5 {
+				if err := turn(); err != nil {
+					t.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// A pod that sends with the addresses and ports of another pod's connection has its packets checked by the stack.
+func TestAnotherPodsPacketsAreLeftToTheStack(t *testing.T) {
+	r := newRig(t)
+	r.set(r.state())
+	echo(r.b)
+	d := r.pod(r.node, 1, 4)
+	s := r.state()
+	s.Pods = append(s.Pods, Pod{Link: "wl4", Addrs: []netip.Addr{r.addr[d], r.addr6[d]}})
+	if got := r.set(s); got.Pods != 3 {
+		t.Fatalf("programs at %+v", got)
+	}
+	from := netip.AddrPortFrom(r.addr[r.a], 5555)
+	send := func(ns *testnet.NS) {
+		c := ns.ListenPacket("udp", from.String())
+		defer c.Close()
+		to := net.UDPAddrFromAddrPort(netip.AddrPortFrom(r.addr[r.b], 7))
+		for range 20 {
+			if _, err := c.WriteTo([]byte("x"), to); err != nil {
+				t.Fatal(err)
+			}
+			if ns == r.a {
+				_, _, _ = c.ReadFrom(make([]byte, 9))
+			}
+		}
+	}
+	r.expect("the pod itself", true, func() { send(r.a) })
+	d.Addr("eth0", from.Addr().String()+"/32")
+	before := r.redirected()
+	send(d)
+	if n := r.redirected().Local - before.Local; n > 20 { // answers go to the pod itself
+		t.Errorf("%d packets were redirected", n)
+	}
+	r.node.Run("nft", "insert rule inet t f iifname wl4 drop")
+	r.expect("after the stack drops them", false, func() { send(d) })
+}
+
+// The next agent replaces the programs, and removal leaves no program; connections go on through both.
+func TestProgramsAreReplacedAndRemoved(t *testing.T) {
+	r := newRig(t)
+	r.set(r.state())
+	echo(r.b)
+	c, err := r.a.Dial("tcp", netip.AddrPortFrom(r.addr[r.b], 7).String(), 2*time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	turns := func() {
+		t.Helper()
+		for range 20 {
+			if _, err := c.Write([]byte("x")); err != nil {
+				t.Fatal(err)
+			}
+			if err := c.SetReadDeadline(time.Now().Add(2 * time.Second)); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := c.Read(make([]byte, 1)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	turns()
+	first := r.kernel
+	r.kernel = &Kernel{NSFD: r.node.FD()}
+	r.set(r.state())
+	before, err := first.Redirected()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.expect("by the next agent", true, turns)
+	if after, _ := first.Redirected(); after != before {
+		t.Errorf("the former programs redirect: %+v, then %+v", before, after)
+	}
+	left, err := r.kernel.Remains(t.Context())
+	want := "[program wl_fastpath at link eth0 program wl_fastpath at link wl1 program wl_fastpath at link wl2]"
+	if err != nil || fmt.Sprint(left) != want {
+		t.Errorf("there is %v, %v; want %s", left, err, want)
+	}
+	// A pod that is gone is neither source nor destination.
+	s := r.state()
+	s.Pods, s.Uplinks = s.Pods[:1], nil
+	r.set(s)
+	time.Sleep(time.Second / 5)
+	r.expect("to a pod that is left out", false, turns)
+	if left, err := r.kernel.Remains(t.Context()); err != nil || len(left) != 1 {
+		t.Errorf("there is %v, %v; want one link", left, err)
+	}
+	r.set(r.state())
+	if err := r.kernel.Remove(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := r.kernel.Remains(t.Context()); err != nil || len(left) > 0 {
+		t.Errorf("left are %v, %v", left, err)
+	}
+	turns()
+}
+
+// A pod whose link has a bandwidth limit, and a packet above the MTU, are left to the stack.
+func TestLimitsHold(t *testing.T) {
+	r := newRig(t)
+	r.node.Run("tc", "qdisc", "add", "dev", "wl2", "root", "tbf", "rate", "100mbit", "burst", "64k", "latency", "25ms")
+	if got := r.set(r.state()); fmt.Sprint(got.Shaped) != "[wl2]" || got.Pods != 1 {
+		t.Errorf("programs at %+v", got)
+	}
+	echo(r.b)
+	r.expect("to a limited pod", false, func() { r.exchange("tcp", r.a, r.addr[r.b], 50, 1000) })
+	r.node.Run("tc", "qdisc", "del", "dev", "wl2", "root")
+	r.node.Run("ip", "link", "set", "wl2", "mtu", "1400")
+	r.b.Run("ip", "link", "set", "eth0", "mtu", "1400")
+	r.set(r.state())
+	r.expect("small datagrams", true, func() { r.exchange("udp", r.a, r.addr[r.b], 50, 1300) })
+	before := r.redirected()
+	c, err := r.a.Dial("udp", netip.AddrPortFrom(r.addr[r.b], 7).String(), time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	for range 10 {
+		_, _ = c.Write(make([]byte, 1450)) // the stack answers with the smaller MTU
+	}
+	if n := r.redirected().Local - before.Local; n > 0 {
+		t.Errorf("%d packets above the MTU were redirected", n)
+	}
+	r.exchange("tcp", r.a, r.addr[r.b], 1, 4<<20)
+}
