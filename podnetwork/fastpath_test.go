@@ -47,8 +47,8 @@ func (m *machine) redirected() fastpath.Redirected {
 	return n
 }
 
-// All pods and nodes reach each other as without the fast path, by direct routes and by VXLAN, and the transfers between
-// pods take the fast path on the sender's node and on the receiver's.
+// All pods and nodes reach each other as without the fast path, by direct routes and by VXLAN. Transfers between pods
+// take the fast path on both nodes.
 func TestMatrixWithTheFastPath(t *testing.T) {
 	needFastPath(t)
 	bin := plugin(t)

@@ -151,7 +151,8 @@ func New(c Config, routing, translation *reconcile.Health) (*Network, error) {
 	})
 	n.encryption = newEncryption(n, c.NFT)
 	n.rules = c.Rules(RulesConfig{Track: c.Track, VXLANPort: c.VXLANPort, Leases: leases.List})
-	n.server = &cni.Server{Leases: leases, Links: fastPathLinks{host, n.ringFastPath}, Node: n.nodeNetwork, Ports: n.rules, Full: n.full,
+	n.server = &cni.Server{Leases: leases, Links: fastPathLinks{host, n.ringFastPath},
+		Node: n.nodeNetwork, Ports: n.rules, Full: n.full,
 		Isolate: c.Isolate, Log: c.Log,
 		Reserved: func(p model.Protocol, port uint16) string { return c.Reserved.Port(c.Store.Snapshot(), p, port) }}
 	return n, nil
