@@ -2,13 +2,10 @@ package installcommands
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"maps"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -47,18 +44,19 @@ func Uninstall(release deploy.Release, cluster cli.Cluster, node OnNode) *cobra.
 	c := &cobra.Command{
 		Use:   "uninstall [--verify | --cluster]",
 		Short: "Remove Wayleave from this node, or from a whole cluster",
-		Long: "On a node, run it as root, after the DaemonSet is deleted: docs/operations.md says how to copy the program\n" +
-			"to the node. It removes everything of Wayleave, and then verifies that nothing is left; --verify only\n" +
-			"verifies.\n" +
-			"With --cluster it deletes the workloads, waits until their pods have ended, lets a pod on each node clean\n" +
-			"the node and verify it, and then deletes the other objects. If a node cannot be cleaned, the command stops\n" +
-			"before that, and can be repeated. Pods lose their network. Objects that stay in the API are printed.",
+		Long: "On a node, run it as root, after the DaemonSet is deleted: docs/operations.md says how to copy the\n" +
+			"program to the node. It removes everything of Wayleave, and then verifies that nothing is left;\n" +
+			"--verify only verifies.\n" +
+			"With --cluster it deletes the workloads, waits until their pods have ended, lets a pod on each node\n" +
+			"clean the node and verify it, and then deletes the other objects. If a node cannot be cleaned, the\n" +
+			"command stops before that, and can be repeated. Pods lose their network. Objects that stay in the API\n" +
+			"are printed.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if u.all {
 				return u.ofCluster(cmd)
 			}
-			if err := enter(u.root); err != nil {
+			if err := sandbox.Enter(u.root); err != nil {
 				return err
 			}
 			if err := u.node(cmd.Context(), u.onlyVerify); err != nil {
@@ -100,7 +98,15 @@ func (u *uninstaller) ofCluster(cmd *cobra.Command) error {
 	if err != nil {
 		return cli.NoAnswer(err)
 	}
-	nodes, image, err := u.nodes(ctx)
+	client, err := u.cluster.Client()
+	if err != nil {
+		return cli.NoAnswer(err)
+	}
+	state, err := fleet.Fleet{Client: client, Namespace: install.Namespace}.Read(ctx)
+	if err != nil {
+		return cli.NoAnswer(err)
+	}
+	nodes, err := state.LinuxNodes(u.leave)
 	if err != nil {
 		return cli.NoAnswer(err)
 	}
@@ -113,7 +119,8 @@ func (u *uninstaller) ofCluster(cmd *cobra.Command) error {
 	if err := c.RemoveWorkloads(ctx, r, progress); err != nil {
 		return err
 	}
-	if err := u.clean(ctx, nodes, image, progress); err != nil {
+	image := cmp.Or(state.AgentImage(), u.release.Image)
+	if err := sandbox.Clean(ctx, client, image, nodes, progress); err != nil {
 		return fmt.Errorf("%w; mend that and run it again, or --leave the node", err)
 	}
 	if err := c.RemoveRest(ctx, r, progress); err != nil {
@@ -134,63 +141,4 @@ func (r removed) text(deleted, cleaned string) string {
 		}
 	}
 	return b.String()
-}
-
-// nodes are those to clean, and the image that they have. One that is down ends the cleaning, unless --leave names it.
-func (u *uninstaller) nodes(ctx context.Context) (nodes []string, image string, err error) {
-	client, err := u.cluster.Client()
-	if err != nil {
-		return nil, "", err
-	}
-	f := fleet.Fleet{Client: client, Namespace: install.Namespace}
-	c, err := f.Read(ctx)
-	if err != nil {
-		return nil, "", err
-	}
-	if problem := c.Errors["nodes"]; problem != "" {
-		return nil, "", errors.New("nodes: " + problem)
-	}
-	for _, n := range c.Nodes {
-		if slices.Contains(u.leave, n.Name) || n.OS != "" && n.OS != "linux" {
-			continue
-		}
-		nodes = append(nodes, n.Name)
-	}
-	image = u.release.Image
-	for _, p := range c.Agents {
-		for _, k := range p.Containers {
-			if k.Name == "agent" {
-				image = k.Image
-			}
-		}
-	}
-	return nodes, image, nil
-}
-
-// clean has each node clean itself.
-func (u *uninstaller) clean(ctx context.Context, nodes []string, image string, progress io.Writer) error {
-	client, err := u.cluster.Client()
-	if err != nil {
-		return err
-	}
-	out, err := sandbox.OnNodes(ctx, client, "uninstall", image, nodes, sandbox.Access{Writable: true}, "/wayleave",
-		"uninstall", "--root", sandbox.Root)
-	if err != nil {
-		return err
-	}
-	var failed []string
-	for _, node := range slices.Sorted(maps.Keys(out)) {
-		switch o := out[node]; {
-		case o.Err != nil:
-			failed = append(failed, node+": "+o.Err.Error())
-		case o.Failed:
-			failed = append(failed, node+": "+strings.TrimSpace(string(o.Text)))
-		default:
-			fmt.Fprintf(progress, "cleaned node %s\n", node)
-		}
-	}
-	if len(failed) > 0 {
-		return fmt.Errorf("nodes that are not clean: %s", strings.Join(failed, "; "))
-	}
-	return nil
 }

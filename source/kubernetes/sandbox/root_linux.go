@@ -1,4 +1,4 @@
-package installcommands
+package sandbox
 
 import (
 	"fmt"
@@ -6,8 +6,8 @@ import (
 	"syscall"
 )
 
-// enter makes the node's file system that of this process, whose program needs no file of its own.
-func enter(root string) error {
+// Enter makes the node's file system that of this process, whose program needs no file of its own.
+func Enter(root string) error {
 	if root == "/" {
 		return nil
 	}

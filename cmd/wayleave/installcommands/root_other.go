@@ -1,6 +1,0 @@
-//go:build !linux
-
-package installcommands
-
-// enter does nothing: nodes run Linux.
-func enter(string) error { return nil }
