@@ -272,8 +272,8 @@ func TestSockets(t *testing.T) {
 		w.node.perSecond(t, works()[0], rules.at)
 	}
 	page := result.New("../../docs", "bench-sockets", "Benchmark: translation at the socket")
-	page.Text("`make bench` generates this page: %s. Two pods of one node, %d Services of %d endpoints, no policies, one "+
-		"processor for client and server. Medians of %d interleaved rounds of %s; a ratio is the median of the "+
+	page.Text("`make bench` generates this page: %s. Two pods of one node, %d Services of %d endpoints, no policies, "+
+		"one processor for client and server. Medians of %d interleaved rounds of %s; a ratio is the median of the "+
 		"rounds' ratios to ClusterIP in mode nftables. A round counts the CPU time of both threads. Packets take the "+
 		"same path in both modes: forwarding, connection tracking, rules.", result.Machine(), socketServices,
 		socketBackends, socketRounds, socketTime)
