@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -30,6 +31,8 @@ type Feature struct {
 	full   prometheus.Histogram
 	change prometheus.Histogram
 	last   prometheus.Gauge
+	// running is the mode, once the agent owns the node.
+	running atomic.Pointer[dataplane.Made]
 }
 
 var (
@@ -89,12 +92,12 @@ func (f *Feature) Leave(n *agent.Node) []agent.Part {
 
 // Facts implements agent.Reporter.
 func (f *Feature) Facts(n *agent.Node, _ model.Snapshot) []string {
-	return slices.Clone(n.Config.Unused)
+	return append(slices.Clone(n.Config.Unused), f.sockets()...)
 }
 
 // Metrics implements agent.Metered.
 func (f *Feature) Metrics(*agent.Node) []prometheus.Collector {
-	return []prometheus.Collector{f.full, f.change, f.last}
+	return []prometheus.Collector{f.full, f.change, f.last, socketMetrics{f}}
 }
 
 func (f *Feature) observe(full bool, took time.Duration) {
@@ -151,6 +154,8 @@ func (f *Feature) run(ctx context.Context, n *agent.Node) error {
 	if err := dataplane.EnsureSysctls(n.Sysctls(), mode, local); err != nil {
 		return fmt.Errorf("mode %s: %w", n.Config.DataPlane(), err)
 	}
+	f.running.Store(&mode)
+	defer f.running.Store(nil)
 	foreign, err := mode.Watch(ctx)
 	if err != nil {
 		return err

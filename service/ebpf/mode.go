@@ -289,6 +289,30 @@ func (m *Mode) delete(ctx context.Context, list []sockets.Key) error {
 	return nil
 }
 
+// Tally counts frontends.
+type Tally struct {
+	// Sockets are translated at the socket, and Rules by nftables alone. Full are those of Rules for which a map had no
+	// room.
+	Sockets, Rules, Full int
+	// Memory is the number of bytes that the maps use in the kernel; 0 if it is not known.
+	Memory uint64
+}
+
+// Tally counts the frontends in force.
+func (m *Mode) Tally() (t Tally) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, p := range m.rules.InForce() {
+		t.Rules += len(p.Frontends)
+	}
+	t.Sockets, t.Full = len(m.have), len(m.full)
+	t.Rules -= t.Sockets
+	if k, ok := m.conn.(interface{ Memory() (uint64, error) }); ok {
+		t.Memory, _ = k.Memory()
+	}
+	return t
+}
+
 // Watch implements service.Mode.
 func (m *Mode) Watch(ctx context.Context) (<-chan struct{}, error) {
 	rules, err := m.rules.Watch(ctx)

@@ -340,3 +340,21 @@ func eachSlowly[K comparable, V any](m *ebpf.Map, fn func(K, V)) error {
 	}
 	return it.Err()
 }
+
+// Memory returns how many bytes the maps use in the kernel, as far as it tells.
+func (k *Kernel) Memory() (bytes uint64, err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.loaded == nil {
+		return 0, nil
+	}
+	for name, m := range k.loaded.Maps {
+		info, err := m.Info()
+		if err != nil {
+			return 0, fmt.Errorf("sockets: map %s: %w", name, err)
+		}
+		n, _ := info.Memlock()
+		bytes += n
+	}
+	return bytes, nil
+}
