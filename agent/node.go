@@ -80,7 +80,8 @@ func newNode(ctx context.Context, o Options) (*Node, error) {
 		return nil, err
 	}
 	n := &Node{Core: core, Name: os.Getenv("NODE_NAME"), Dirs: hostDirs()}
-	n.Sysctl, n.CNIConf, n.CNIBin = hostSysctl, n.Config.PodNetwork.CNIConfDir, n.Config.PodNetwork.CNIBinDir
+	n.Sysctl, n.Cgroup = hostSysctl, hostCgroup
+	n.CNIConf, n.CNIBin = n.Config.PodNetwork.CNIConfDir, n.Config.PodNetwork.CNIBinDir
 	if n.Name == "" {
 		return nil, errors.New("NODE_NAME is not set; the manifest sets it to spec.nodeName")
 	}

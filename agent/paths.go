@@ -14,6 +14,8 @@ const (
 	RunDir = "/run/wayleave"
 	// hostSysctl is the node's /proc/sys/net.
 	hostSysctl = "/host-sysctl"
+	// hostCgroup is the node's /sys/fs/cgroup: a container has its own.
+	hostCgroup = "/host-cgroup"
 	// NodeFacts is what the container discover found on the node.
 	NodeFacts = "/node/facts.json"
 	// XtablesLock is the file that programs of iptables-legacy lock on the node.
@@ -40,14 +42,16 @@ type Dirs struct {
 	State, Run string
 	// Sysctl is the node's /proc/sys/net.
 	Sysctl string
+	// Cgroup is where the node has its cgroups, and BPF its BPF file system.
+	Cgroup, BPF string
 	// CNIBin and CNIConf are where the container runtime looks for plugins.
 	CNIBin, CNIConf string
 }
 
 // hostDirs are the folders of a node as the node itself has them.
 func hostDirs() Dirs {
-	return Dirs{State: "/var/lib/wayleave", Run: RunDir, Sysctl: "/proc/sys/net", CNIBin: config.CNIBinDir,
-		CNIConf: config.CNIConfDir}
+	return Dirs{State: "/var/lib/wayleave", Run: RunDir, Sysctl: "/proc/sys/net", Cgroup: "/sys/fs/cgroup",
+		BPF: "/sys/fs/bpf", CNIBin: config.CNIBinDir, CNIConf: config.CNIConfDir}
 }
 
 // apiServersFile remembers where API servers are.

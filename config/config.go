@@ -249,9 +249,9 @@ func settings() []setting {
 			"Networks that get the metrics by HTTP without a token. All others are then refused. Empty: a token is",
 			"needed. Pods have addresses of the pod network."}},
 		{"mode", "auto", oneOf(func(c *Config) *string { return &c.Mode }, []string{"auto", "nftables", "iptables",
-			"ipvs"}, []string{"ebpf"}), []string{
-			"Data plane of Services: auto (nftables), nftables, iptables or ipvs. After a change, the old mode",
-			"is removed once the new one is complete; established connections continue."}},
+			"ipvs", "ebpf"}, nil), []string{
+			"Data plane of Services: auto (nftables), nftables, iptables, ipvs or ebpf (docs/ebpf.md). After a change,",
+			"the old mode is removed once the new one is complete; established connections continue."}},
 		{"routing", "auto", oneOf(func(c *Config) *string { return &c.Routing }, []string{"auto", "direct", "vxlan",
 			"bgp", "cloud"}, nil), []string{
 			"How pods reach pods on other nodes: auto, direct, vxlan, bgp or cloud. auto uses direct for nodes on",

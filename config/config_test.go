@@ -84,8 +84,7 @@ func TestSettingsOfEndpointsAndHeads(t *testing.T) {
 
 func TestBadSettings(t *testing.T) {
 	for _, tc := range []struct{ in, want string }{
-		{"mode: iptable", `mode: found "iptable"; allowed: auto, nftables, iptables, ipvs`},
-		{"mode: ebpf", `mode: found "ebpf"; that is not built yet; allowed: auto, nftables, iptables, ipvs`},
+		{"mode: iptable", `mode: found "iptable"; allowed: auto, nftables, iptables, ipvs, ebpf`},
 		{"mode: ipvs\nipvs: {scheduler: wrong}",
 			`ipvs.scheduler: found "wrong"; allowed: rr, lc, dh, sh, wrr, wlc, sed, nq, mh`},
 		{"ipvs: {drain: 2d}", `ipvs.drain: found "2d"; a duration from 0s to 24h0m0s is allowed`},
@@ -265,7 +264,7 @@ func TestUnknownKeysOfALaterVersionAreReported(t *testing.T) {
 
 func TestBadKeysOfTheConfigMap(t *testing.T) {
 	for _, tc := range []struct{ in, want string }{
-		{"data: {mode: ipvz}", `settings: mode: found "ipvz"; allowed: auto, nftables, iptables, ipvs`},
+		{"data: {mode: ipvz}", `settings: mode: found "ipvz"; allowed: auto, nftables, iptables, ipvs, ebpf`},
 		{"data: {ipvs: 'scheduler: best'}", `settings: ipvs.scheduler: found "best"; allowed: rr`},
 		{"data: {ipvs: rr}", `settings: ipvs: found "rr"; a group of settings is allowed`},
 		{"data: {ipvs: 'shedule: rr'}",

@@ -30,7 +30,9 @@ func rightsOf() map[string]privileges {
 				"api-access at /var/run/secrets/kubernetes.io/serviceaccount ro", "node at /node ro", "pod at /pod",
 				"pod-dns at /pod-dns", "pod-proxy at /pod-proxy", "run at /run/wayleave", "state at /var/lib/wayleave",
 				"cni-bin at /opt/cni/bin",
-				"cni-conf at /etc/cni/net.d", "sysctl at /host-sysctl", "xtables-lock at /run/xtables.lock",
+				"cni-conf at /etc/cni/net.d", "sysctl at /host-sysctl",
+				"cgroup at /host-cgroup ro", "bpf at /sys/fs/bpf",
+				"xtables-lock at /run/xtables.lock",
 				"dev-net at /dev/net ro"},
 		},
 		"dns":   {user: 65532, memory: "320Mi", mounts: []string{"pod-dns at /pod-dns ro", "dns-own at /own"}},
@@ -190,7 +192,8 @@ func TestNoTwoContainersShareAWritableFolder(t *testing.T) {
 func TestFoldersOfTheNodeAreExact(t *testing.T) {
 	want := map[string]string{"/run/wayleave": "DirectoryOrCreate", "/var/lib/wayleave": "DirectoryOrCreate",
 		"/opt/cni/bin":   "DirectoryOrCreate",
-		"/etc/cni/net.d": "DirectoryOrCreate", "/proc/sys/net": "Directory", "/run/xtables.lock": "FileOrCreate",
+		"/etc/cni/net.d": "DirectoryOrCreate", "/proc/sys/net": "Directory", "/sys/fs/cgroup": "Directory",
+		"/sys/fs/bpf": "Directory", "/run/xtables.lock": "FileOrCreate",
 		"/dev/net": "DirectoryOrCreate",
 		"/etc":     "Directory", "/proc": "Directory", "/var": "Directory"}
 	spec := podOf(t)

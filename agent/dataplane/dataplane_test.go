@@ -10,7 +10,7 @@ import (
 
 // Each data plane that the setting mode allows offers something to each feature, and what several share is left once.
 func TestEachDataPlaneServesEachFeature(t *testing.T) {
-	for _, mode := range []string{"auto", "nftables", "iptables", "ipvs"} {
+	for _, mode := range []string{"auto", "nftables", "iptables", "ipvs", "ebpf"} {
 		cfg, err := config.Parse([]byte("mode: " + mode))
 		if err != nil {
 			t.Fatal(err)
@@ -27,7 +27,7 @@ func TestEachDataPlaneServesEachFeature(t *testing.T) {
 			t.Errorf("mode %s is the data plane %s", mode, p.Name())
 		}
 	}
-	if _, err := For(config.Config{Mode: "ebpf"}); err == nil {
+	if _, err := For(config.Config{Mode: "xdp"}); err == nil {
 		t.Error("a data plane that is not built is there")
 	}
 	if n := len(AllRules()); n != 1 {

@@ -72,7 +72,7 @@ func (f *Feature) Prepare(ctx context.Context, n *agent.Node) error {
 	if err != nil {
 		return err
 	}
-	f.planes = newPlanes(0, n.NFT, track, n.Config, n.State)
+	f.planes = newPlanes(0, n.NFT, track, n.Config, n.Dirs)
 	f.planes.Tell, f.planes.LockFile, f.planes.Sysctl = n.TellState, agent.XtablesLock, n.Sysctl
 	return f.checkMode(ctx, n)
 }

@@ -21,12 +21,13 @@ import (
 
 // newPlanes makes the modes of a node.
 func newPlanes(nsfd int, tables *nft.Kernel, track conntrack.Flusher, cfg config.Config,
-	stateDir string) dataplane.Planes {
-	return dataplane.Planes{NSFD: nsfd, NFT: tables, Track: track, Memory: stateDir + "/iptables",
+	dirs agent.Dirs) dataplane.Planes {
+	return dataplane.Planes{NSFD: nsfd, NFT: tables, Track: track, Memory: dirs.State + "/iptables",
+		Cgroup: dirs.Cgroup, BPF: dirs.BPF,
 		Flavour: cfg.Iptables.Flavour, Scheduler: cfg.IPVS.Scheduler, Drain: cfg.IPVS.Drain,
 		// kube-dns is served by rules where this node answers DNS itself: with a virtual
-		// server IPVS would have the packets first.
-		BypassIPVS: func(k model.Name) bool {
+		// server IPVS would have the packets first, and a socket would be led past the server.
+		Bypass: func(k model.Name) bool {
 			return cfg.DNS.Enabled && k == agent.ClusterDNS()
 		}}
 }
@@ -123,9 +124,10 @@ func leftModes(ctx context.Context, h *agent.Host) ([]service.Mode, error) {
 	if err != nil {
 		return nil, err
 	}
-	planes := newPlanes(h.FD(), h.NFT, track, config.Default(), h.State)
+	planes := newPlanes(h.FD(), h.NFT, track, config.Default(), h.Dirs)
 	if _, found := kubeProxy(ctx, (&net.Dialer{}).DialContext); found {
-		return []service.Mode{planes.Nftables()}, nil
+		own, err := planes.Sockets()
+		return append(own, planes.Nftables()), err
 	}
 	return planes.Others(nil)
 }

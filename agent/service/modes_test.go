@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 
+	"wayleave.dev/agent"
 	"wayleave.dev/config"
 	"wayleave.dev/kernel"
 	kernelipvs "wayleave.dev/kernel/ipvs"
@@ -20,7 +21,7 @@ func TestAModeThatTheNodeCannotHaveIsRefused(t *testing.T) {
 	} {
 		cfg := config.Default()
 		cfg.Mode, cfg.IPVS.Scheduler = tc.mode, "lc"
-		err := possible(t.Context(), cfg, newPlanes(0, nil, nil, cfg, t.TempDir()), lacks)
+		err := possible(t.Context(), cfg, newPlanes(0, nil, nil, cfg, agent.Dirs{State: t.TempDir()}), lacks)
 		if tc.mode == "ipvs" && kernelipvs.Available() == nil {
 			if err != nil {
 				t.Errorf("this kernel has IPVS, and mode ipvs is refused: %v", err)

@@ -46,7 +46,7 @@ func TestRenderTheMissionsService(t *testing.T) {
 		t.Errorf("the bad port is not named: %s", errs)
 	}
 	for _, tt := range []struct{ args, want string }{
-		{"render -f " + file + " --mode ebpf", `--mode: "ebpf" is not built`},
+		{"render -f " + file + " --mode xdp", `--mode: "xdp" is not built`},
 		{"render -f " + file + " --node node9", `no Node "node9"`},
 		{"render -f " + file + ".no", "no such file"},
 		{"render", "filename"},

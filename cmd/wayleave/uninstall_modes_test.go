@@ -36,10 +36,12 @@ type bareNode struct {
 	t   *testing.T
 	ns  *testnet.NS
 	dir string
+	// cgroup and bpf are for the mode ebpf.
+	cgroup, bpf string
 }
 
 func newBareNode(t *testing.T) *bareNode {
-	n := &bareNode{t, testnet.New(t, "node"), t.TempDir()}
+	n := &bareNode{t, testnet.New(t, "node"), t.TempDir(), testnet.Cgroup(t), testnet.BPFFS(t)}
 	far := testnet.New(t, "far")
 	testnet.Veth(n.ns, "eth0", far, "eth0")
 	n.ns.Addr("eth0", "172.30.0.11/24")
@@ -68,7 +70,8 @@ func (n *bareNode) open() *agent.Host {
 		n.t.Fatal(err)
 	}
 	state, run := filepath.Join(n.dir, "state"), filepath.Join(n.dir, "run")
-	s, err := agent.NewHost(fd, agent.Dirs{State: state, Run: run, Sysctl: "/proc/sys/net",
+	s, err := agent.NewHost(fd, agent.Dirs{State: state, Run: run, Sysctl: "/proc/sys/net", Cgroup: n.cgroup,
+		BPF:    n.bpf,
 		CNIBin: filepath.Join(n.dir, "bin"), CNIConf: filepath.Join(n.dir, "net.d")})
 	if err != nil {
 		n.t.Fatal(err)
@@ -94,7 +97,7 @@ func (n *bareNode) install(kind string) error {
 		return err
 	}
 	planes := dataplane.Planes{NSFD: s.FD(), NFT: s.NFT, Track: track, Memory: s.State + "/iptables",
-		Scheduler: config.Default().IPVS.Scheduler, Drain: config.Default().IPVS.Drain}
+		Cgroup: s.Cgroup, BPF: s.BPF, Scheduler: config.Default().IPVS.Scheduler, Drain: config.Default().IPVS.Drain}
 	name, flavour, _ := strings.Cut(kind, "-")
 	planes.Flavour = flavour
 	plane, err := dataplane.ByName(name)
@@ -211,12 +214,14 @@ func (n *bareNode) everything() string {
 		})
 	})
 	b.WriteString("== files\n")
-	err := filepath.WalkDir(n.dir, func(path string, _ fs.DirEntry, err error) error {
-		fmt.Fprintln(&b, path)
-		return err
-	})
-	if err != nil {
-		n.t.Fatal(err)
+	for _, dir := range []string{n.dir, n.bpf + "/."} {
+		err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+			fmt.Fprintln(&b, path)
+			return err
+		})
+		if err != nil {
+			n.t.Fatal(err)
+		}
 	}
 	return b.String()
 }
@@ -254,7 +259,8 @@ func (n *bareNode) others(flavour string) {
 // rules of nftables and of both flavours of iptables, sets, virtual servers, links,
 // addresses, routes, rules of routing, sysctls and files; and --verify says so.
 func TestUninstallLeavesTheNodeAsItWas(t *testing.T) {
-	uninstallRows(t, "nftables", "iptables-nft", "iptables-legacy", "nftables iptables-nft iptables-legacy")
+	uninstallRows(t, "nftables", "iptables-nft", "iptables-legacy", "ebpf",
+		"nftables iptables-nft iptables-legacy ebpf")
 }
 
 // The same of the mode ipvs, for which make test-vm has the kernel.
@@ -295,6 +301,7 @@ func uninstallRows(t *testing.T, rows ...string) {
 					err := n.open().Verify(t.Context(), features.All())
 					for kind := range strings.FieldsSeq(row) {
 						want := map[string]string{"nftables": "table ip wayleave-service",
+							"ebpf":            "/wayleave/sockets-1/link_wl_connect4",
 							"iptables-nft":    "chain KUBE-SERVICES of iptables (nft)",
 							"iptables-legacy": "chain KUBE-SERVICES of ip6tables (legacy)",
 							"ipvs":            "virtual server TCP 10.96.0.50:80"}[kind]

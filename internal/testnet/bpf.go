@@ -5,9 +5,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -38,13 +41,13 @@ func BPFFS(t testing.TB) string {
 // cgroup is the one of this process, while tests use it.
 var cgroup struct {
 	sync.Mutex
-	users    int
-	path     string
-	original string
+	users, made int
+	path        string
+	original    string
 }
 
-// Cgroup moves the test process to a cgroup of version 2 of its own until the test ends, and returns its path. Programs
-// that are attached there see the sockets that the process opens from now on, and no others. Tests share it.
+// Cgroup creates a cgroup of version 2 until the test ends, and returns its path. Threads enter it by NS.Enter.
+// Programs that are attached there see the sockets that such threads open, and no others.
 func Cgroup(t testing.TB) string {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -59,9 +62,13 @@ func Cgroup(t testing.TB) string {
 		}
 	}
 	c.users++
+	c.made++
+	own := filepath.Join(c.path, fmt.Sprint(c.made))
 	t.Cleanup(func() {
 		c.Lock()
 		defer c.Unlock()
+		// Threads end a moment after their goroutine.
+		Eventually(t, 30*time.Second, func() error { return os.Remove(own) })
 		if c.users--; c.users > 0 {
 			return
 		}
@@ -70,9 +77,14 @@ func Cgroup(t testing.TB) string {
 			t.Errorf("cgroup: %v", err)
 		}
 	})
-	return c.path
+	err := os.Mkdir(own, 0o755)
+	if err := errors.Join(err, os.WriteFile(filepath.Join(own, "cgroup.type"), []byte("threaded"), 0)); err != nil {
+		t.Fatalf("cgroup: %v", err)
+	}
+	return own
 }
 
+// enterCgroup moves this process to a cgroup of its own, in which threads can have others.
 func enterCgroup() error {
 	raw, err := os.ReadFile("/proc/self/cgroup")
 	if err != nil {
@@ -97,4 +109,55 @@ func enterCgroup() error {
 		}
 	}
 	return errors.New("no hierarchy of version 2 is mounted at /sys/fs/cgroup or below")
+}
+
+// workers are threads of a namespace in a cgroup. To move a thread takes the kernel milliseconds, so they are reused.
+type workers struct {
+	cgroup string
+	jobs   chan func()
+}
+
+// Enter has Do run on threads of the cgroup, until the test ends.
+func (n *NS) Enter(cgroup string) {
+	w := &workers{cgroup, make(chan func())}
+	n.workers.Store(w)
+	n.t.Cleanup(func() {
+		n.workers.Store(nil)
+		close(w.jobs)
+	})
+}
+
+// do runs a job on an idle thread, or on a new one.
+func (w *workers) do(n *NS, fn func() error) (err error) {
+	done := make(chan struct{})
+	job := func() {
+		defer close(done) // also if fn ends the goroutine
+		err = fn()
+	}
+	select {
+	case w.jobs <- job:
+		<-done
+		return err
+	default:
+	}
+	go func() {
+		runtime.LockOSThread() // never unlocked, see New
+		if err = w.enter(n); err != nil {
+			close(done)
+			return
+		}
+		job()
+		for job := range w.jobs {
+			job()
+		}
+	}()
+	<-done
+	return err
+}
+
+func (w *workers) enter(n *NS) error {
+	if err := unix.Setns(n.FD(), unix.CLONE_NEWNET); err != nil {
+		return fmt.Errorf("enter %s: %w", n.Name, err)
+	}
+	return os.WriteFile(filepath.Join(w.cgroup, "cgroup.threads"), []byte(strconv.Itoa(unix.Gettid())), 0)
 }

@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -28,6 +29,8 @@ type NS struct {
 	Name string
 	file *os.File
 	t    testing.TB
+	// workers are set by Enter.
+	workers atomic.Pointer[workers]
 }
 
 // Need fails the test if a program that hack/setup installs is missing. Without root, for which hack/setup installs
@@ -120,6 +123,9 @@ func (n *NS) Path() string { return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), n
 
 // Do runs fn on a thread in the namespace. Sockets that fn opens stay in it; goroutines that fn starts do not.
 func (n *NS) Do(fn func() error) error {
+	if w := n.workers.Load(); w != nil {
+		return w.do(n, fn)
+	}
 	var err error
 	done := make(chan struct{})
 	go func() {

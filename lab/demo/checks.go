@@ -139,8 +139,8 @@ func chapters() []chapter {
 				"agent at once: 0 unanswered after one retry", run: loseAPI, within: 3 * time.Minute, long: true},
 			{name: "upgrade", say: "a rollout on all nodes to VXLAN routing and back under the loss meter: " +
 				"0 lost, and no policy opens", run: upgrade, within: 4 * time.Minute},
-			{name: "modes", say: "a rollout on all nodes to mode iptables, `iptables -t nat -L KUBE-SERVICES`, and " +
-				"back to nftables under the loss meter: 0 lost, and no policy opens", run: modes,
+			{name: "modes", say: "a rollout on all nodes to mode iptables, `iptables -t nat -L KUBE-SERVICES`, " +
+				"to ebpf, and back to nftables under the loss meter: 0 lost, and no policy opens", run: modes,
 				within: 4 * time.Minute, long: true},
 			{name: "refuse-mode",
 				say: "an impossible mode is refused by name, and the previous agents continue under the loss " +
@@ -983,10 +983,13 @@ func upgrade(ctx context.Context, t *Tour) error {
 	})
 }
 
-// modes replaces the data plane of Services twice.
+// modes replaces the data plane of Services three times.
 func modes(ctx context.Context, t *Tour) error {
 	return t.rollouts(ctx, func() error {
 		if err := errors.Join(t.set(ctx, "mode", "iptables"), rollout(ctx, t), listed(ctx, t)); err != nil {
+			return errors.Join(err, t.set(ctx, "mode", "auto"))
+		}
+		if err := errors.Join(t.set(ctx, "mode", "ebpf"), rollout(ctx, t)); err != nil {
 			return errors.Join(err, t.set(ctx, "mode", "auto"))
 		}
 		return errors.Join(t.set(ctx, "mode", "auto"), rollout(ctx, t))
@@ -1032,7 +1035,7 @@ func listed(ctx context.Context, t *Tour) error {
 	})
 }
 
-// refuseMode requests a mode that is not built: the new agents report why they do not start, and none of the old ones
+// refuseMode requests a mode that does not exist: the new agents report why they do not start, and none of the old ones
 // ends.
 func refuseMode(ctx context.Context, t *Tour) error {
 	probes, err := t.probes(ctx)
@@ -1040,14 +1043,14 @@ func refuseMode(ctx context.Context, t *Tour) error {
 		return err
 	}
 	err = t.meter(ctx, 12*time.Second, func() error {
-		refused := t.set(ctx, "mode", "ebpf")
+		refused := t.set(ctx, "mode", "xdp")
 		if refused == nil {
 			refused = eventually(ctx, func() error {
 				out, err := t.kubectl(ctx, "-n", "kube-system", "get", "pods", "-l", "app.kubernetes.io/name=wayleave",
 					"-o", `jsonpath={range `+
 						`.items[*]}{.status.containerStatuses[?(@.name=="agent")]..terminated.message}{"\n"}{end}`)
 				return errors.Join(err, want(out,
-					`settings: mode: found "ebpf"; that is not built yet; allowed: auto, nftables, iptables, ipvs`))
+					`settings: mode: found "xdp"; allowed: auto, nftables, iptables, ipvs, ebpf`))
 			})
 		}
 		return errors.Join(refused, t.set(ctx, "mode", "auto"))

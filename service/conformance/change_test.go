@@ -81,8 +81,8 @@ func changeAll(t *testing.T, pace float64, walk []string) {
 // and whichever it becomes: every ordered pair of these.
 func TestChangingTheModeLosesNothing(t *testing.T) {
 	t.Parallel()
-	const a, b, c = "nftables", "iptables-nft", "iptables-legacy"
-	changeAll(t, 1, []string{a, b, a, c, b, c, a})
+	const a, b, c, d = "nftables", "iptables-nft", "iptables-legacy", "ebpf"
+	changeAll(t, 1, []string{a, b, a, c, b, c, a, d, a, d, b, d, c, d})
 }
 
 // The same for every pair with IPVS, which is left only when its connections have ended.

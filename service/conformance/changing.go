@@ -2,6 +2,7 @@ package conformance
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"testing"
 	"time"
@@ -34,6 +35,8 @@ func modeOf(p dataplane.Planes, kind string) (service.Mode, error) {
 		return p.Iptables(kerneliptables.Legacy)
 	case "ipvs":
 		return p.IPVS()
+	case "ebpf":
+		return p.EBPF()
 	}
 	return p.Nftables(), nil
 }
@@ -50,16 +53,25 @@ func NewChanging(t *testing.T, n *Node, drain time.Duration) *Changing {
 		t.Fatal(err)
 	}
 	n.NS.Sysctl("net/ipv4/conf/all/route_localnet", "1")
-	c := &Changing{t: t, node: n, end: func() {}, planes: dataplane.Planes{NSFD: n.NS.FD(), NFT: tables, Track: track,
-		Scheduler: "rr", Drain: drain,
+	c := &Changing{t: t, node: n, end: func() {}, planes: dataplane.Planes{NSFD: n.NS.FD(), NFT: tables,
+		Track: track, Scheduler: "rr", Drain: drain, Cgroup: n.Cgroup(), BPF: testnet.BPFFS(t),
 		// The test has its own lock file: tests that run at the same time are in other namespaces.
 		Memory: t.TempDir() + "/iptables", LockFile: t.TempDir() + "/xtables.lock"}}
-	t.Cleanup(func() { c.end() })
+	t.Cleanup(func() {
+		c.end()
+		own, err := c.planes.Sockets()
+		for _, m := range own {
+			err = errors.Join(err, m.Remove(context.Background()))
+		}
+		if err != nil {
+			t.Error(err)
+		}
+	})
 	return c
 }
 
-// Become switches to a new instance of the mode "nftables", "iptables-nft", "iptables-legacy" or "ipvs", which has no
-// state in the kernel yet. The former mode's state stays as after SIGKILL.
+// Become switches to a new instance of the mode "nftables", "iptables-nft", "iptables-legacy", "ipvs" or "ebpf", which
+// has no state in the kernel yet. The former mode's state stays as after SIGKILL.
 func (c *Changing) Become(kind string) {
 	c.t.Helper()
 	c.end()

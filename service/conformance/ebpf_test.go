@@ -15,8 +15,7 @@ import (
 	"wayleave.dev/service/nftables"
 )
 
-// ebpfMode drives the ebpf mode. The programs of both nodes are at one cgroup, that of the test: each serves the
-// network namespaces of its own node and pods.
+// ebpfMode drives the ebpf mode. The programs of a node are at a cgroup of its processes and of those of its pods.
 type ebpfMode struct{ Driven }
 
 func (m *ebpfMode) Disturb(node *testnet.NS) {
@@ -26,7 +25,7 @@ func (m *ebpfMode) Disturb(node *testnet.NS) {
 
 // realEBPF starts modes of the kernel; the returned function returns the kernel of a node.
 func realEBPF(t *testing.T, bypass func(model.Name) bool) (start func(*Node) Mode, of func(*Node) *sockets.Kernel) {
-	cgroup, kernels := testnet.Cgroup(t), map[string]*sockets.Kernel{}
+	kernels := map[string]*sockets.Kernel{}
 	folders := testnet.BPFFS(t)
 	return func(n *Node) Mode {
 		tables, err := nft.NewKernel(n.NS.FD())
@@ -39,7 +38,7 @@ func realEBPF(t *testing.T, bypass func(model.Name) bool) (start func(*Node) Mod
 		}
 		n.NS.Sysctl("net/ipv4/conf/all/route_localnet", "1")
 		// A new instance has the same pins as the former one.
-		k := &sockets.Kernel{NSFD: n.NS.FD(), Cgroup: cgroup, Folder: filepath.Join(folders, n.Name)}
+		k := &sockets.Kernel{NSFD: n.NS.FD(), Cgroup: n.Cgroup(), Folder: filepath.Join(folders, n.Name)}
 		if kernels[n.Name] == nil {
 			t.Cleanup(func() { _ = k.Remove(context.Background()) })
 		}

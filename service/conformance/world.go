@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -34,6 +35,8 @@ type Node struct {
 	PodCIDRs []netip.Prefix // of the whole cluster
 	OwnCIDRs []netip.Prefix
 	Zone     string
+	// Cgroup creates a cgroup for the processes of the node and of its pods, and returns its path.
+	Cgroup func() string
 }
 
 // World is the network: two nodes and an external client on one segment, and two pods on each node.
@@ -124,10 +127,25 @@ func NewWorld(t *testing.T, start func(*Node) Mode) *World {
 	}
 	w.newStore()
 	w.awaitAddresses()
+	for i, n := range w.Nodes {
+		n.Cgroup = sync.OnceValue(func() string { return w.cgroup(i) })
+	}
 	for _, n := range w.Nodes {
 		w.modes = append(w.modes, start(n))
 	}
 	return w
+}
+
+// cgroup has a node and its pods enter a cgroup.
+func (w *World) cgroup(node int) string {
+	path := testnet.Cgroup(w.t)
+	w.Nodes[node].NS.Enter(path)
+	for _, p := range w.Pods {
+		if p.Node == node {
+			p.NS.Enter(path)
+		}
+	}
+	return path
 }
 
 // awaitAddresses waits until duplicate address detection has ended: packets from and to tentative addresses are lost.

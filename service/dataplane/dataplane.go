@@ -11,10 +11,12 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"path/filepath"
 	"strings"
 	"time"
 
 	"wayleave.dev/internal/statefile"
+	"wayleave.dev/kernel/bpf/sockets"
 	"wayleave.dev/kernel/conntrack"
 	"wayleave.dev/kernel/ipset"
 	kernelipt "wayleave.dev/kernel/iptables"
@@ -23,6 +25,7 @@ import (
 	"wayleave.dev/kernel/sysctl"
 	"wayleave.dev/model"
 	"wayleave.dev/service"
+	"wayleave.dev/service/ebpf"
 	"wayleave.dev/service/iptables"
 	"wayleave.dev/service/ipvs"
 	"wayleave.dev/service/nftables"
@@ -39,8 +42,11 @@ type Planes struct {
 	// Scheduler and Drain are those of ipvs.Options.
 	Scheduler string
 	Drain     time.Duration
-	// BypassIPVS is that of ipvs.Options; nil: none.
-	BypassIPVS func(model.Name) bool
+	// Bypass is ipvs.Options.BypassIPVS, and selects what the mode ebpf leaves to nftables; nil: none.
+	Bypass func(model.Name) bool
+	// Cgroup is where the hierarchy of cgroup version 2 is mounted, or the folder above it. BPF is a BPF file system.
+	// Both are needed by the mode ebpf only.
+	Cgroup, BPF string
 	// LockFile is the file that iptables-legacy programs on the host lock; empty for the default path.
 	LockFile string
 	// Memory is that of kernel/iptables.Kernel.
@@ -71,8 +77,37 @@ func (p Planes) IPVS() (*ipvs.Mode, error) {
 		return nil, err
 	}
 	k.Sysctl = p.Sysctl
-	return ipvs.New(k, nftables.NewIPVSCompanion(p.NFT, p.Track, p.BypassIPVS), p.Track,
-		ipvs.Options{Scheduler: p.Scheduler, Drain: p.Drain, BypassIPVS: p.BypassIPVS}), nil
+	return ipvs.New(k, nftables.NewIPVSCompanion(p.NFT, p.Track, p.Bypass), p.Track,
+		ipvs.Options{Scheduler: p.Scheduler, Drain: p.Drain, BypassIPVS: p.Bypass}), nil
+}
+
+// EBPF creates the mode ebpf; the kernel is not changed.
+func (p Planes) EBPF() (*ebpf.Mode, error) {
+	k, err := p.sockets()
+	if err != nil {
+		return nil, err
+	}
+	return ebpf.New(p.Nftables(), k, p.Bypass), nil
+}
+
+// pinFolder is Wayleave's folder in the BPF file system.
+const pinFolder = "wayleave"
+
+func (p Planes) sockets() (*sockets.Kernel, error) {
+	cgroup, err := sockets.FindCgroup(p.Cgroup)
+	if err != nil {
+		return nil, err
+	}
+	return &sockets.Kernel{NSFD: p.NSFD, Cgroup: cgroup, Folder: filepath.Join(p.BPF, pinFolder)}, nil
+}
+
+// Sockets returns the programs of the mode ebpf that may have been left, without its rules.
+func (p Planes) Sockets() ([]service.Mode, error) {
+	if p.BPF == "" {
+		return nil, nil
+	}
+	k := &sockets.Kernel{NSFD: p.NSFD, Folder: filepath.Join(p.BPF, pinFolder)}
+	return []service.Mode{ebpf.Sockets{Mode: ebpf.New(p.Nftables(), k, nil)}}, nil
 }
 
 // Others returns the modes that may have left state, except the running one; nil means that none runs.

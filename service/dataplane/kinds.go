@@ -12,6 +12,7 @@ import (
 	kernelipvs "wayleave.dev/kernel/ipvs"
 	"wayleave.dev/model"
 	"wayleave.dev/service"
+	"wayleave.dev/service/ebpf"
 	"wayleave.dev/service/iptables"
 	"wayleave.dev/service/ipvs"
 	"wayleave.dev/service/nftables"
@@ -41,7 +42,7 @@ type Made struct {
 }
 
 // Kinds are all modes, the default first.
-func Kinds() []Kind { return []Kind{nftablesKind{}, iptablesKind{}, ipvsKind{}} }
+func Kinds() []Kind { return []Kind{nftablesKind{}, iptablesKind{}, ipvsKind{}, ebpfKind{}} }
 
 // ByName returns the kind with the name in the setting mode.
 func ByName(name string) (Kind, error) {
@@ -69,7 +70,8 @@ func (nftablesKind) Make(_ context.Context, p Planes) (Made, error) {
 }
 
 func (nftablesKind) Former(p Planes, running service.Mode) ([]service.Mode, error) {
-	if _, ok := running.(*nftables.Mode); ok {
+	switch running.(type) {
+	case *nftables.Mode, *ebpf.Mode: // the latter contains the former
 		return nil, nil
 	}
 	return []service.Mode{p.Nftables()}, nil
@@ -185,4 +187,42 @@ func ipvsLoaded() bool {
 
 func (ipvsKind) Text(plans map[model.Name]service.Plan, local service.NodeFacts, scheduler string) string {
 	return ipvs.Text(plans, local, scheduler)
+}
+
+type ebpfKind struct{}
+
+func (ebpfKind) Name() string { return "ebpf" }
+
+func (ebpfKind) Possible(_ context.Context, p Planes, features kernel.Features) error {
+	if err := features.Refusal(); err != nil {
+		return err
+	}
+	k, err := p.sockets()
+	if err == nil {
+		err = k.Possible()
+	}
+	if err != nil {
+		return fmt.Errorf("kernel %s: %w; mode may be nftables", features.Release, err)
+	}
+	return nil
+}
+
+func (ebpfKind) Make(_ context.Context, p Planes) (Made, error) {
+	m, err := p.EBPF()
+	if err != nil {
+		return Made{}, fmt.Errorf("mode ebpf: %w", err)
+	}
+	return Made{Mode: m, Fact: "eBPF at the sockets of pods: connect, sendmsg, recvmsg and getpeername; nftables " +
+		"serves everything else"}, nil
+}
+
+func (ebpfKind) Former(p Planes, running service.Mode) ([]service.Mode, error) {
+	if _, ok := running.(*ebpf.Mode); ok {
+		return nil, nil
+	}
+	return p.Sockets()
+}
+
+func (ebpfKind) Text(plans map[model.Name]service.Plan, local service.NodeFacts, _ string) string {
+	return ebpf.Text(plans, local)
 }

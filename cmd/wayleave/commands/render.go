@@ -46,7 +46,7 @@ func renderCommand() *cobra.Command {
 			return out.Print(cmd.OutOrStdout(), b.String(), renderResult{r.Mode, cli.Lines(b.String())})
 		},
 	}
-	c.Flags().StringVar(&r.Mode, "mode", "nftables", "the data plane: nftables, iptables or ipvs")
+	c.Flags().StringVar(&r.Mode, "mode", "nftables", "the data plane: nftables, iptables, ipvs or ebpf")
 	c.Flags().StringVar(&r.Scheduler, "scheduler", "rr", "how the mode ipvs draws endpoints")
 	c.Flags().StringVar(&r.Node, "node", "", "the node to render for")
 	c.Flags().StringArrayVarP(&files, "filename", "f", nil,

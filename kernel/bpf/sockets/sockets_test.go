@@ -31,6 +31,7 @@ type rig struct {
 func newRig(t *testing.T) *rig {
 	t.Helper()
 	r := &rig{&Kernel{Cgroup: testnet.Cgroup(t), Folder: testnet.BPFFS(t) + "/wayleave"}, testnet.New(t, "pod")}
+	r.ns.Enter(r.Cgroup)
 	for _, a := range []string{"10.244.1.2/32", "10.244.1.3/32", "fd00:244::2/128"} {
 		r.ns.Addr("lo", a)
 	}
@@ -48,7 +49,7 @@ func newRig(t *testing.T) *rig {
 // known makes the namespace known as a pod's, as any TCP connection of it does.
 func (r *rig) known(t *testing.T) {
 	t.Helper()
-	l := r.ns.Listen("tcp", "10.244.1.2:1")
+	l := r.ns.Listen("tcp", "10.244.1.2:0")
 	c, err := r.ns.Dial("tcp", l.Addr().String(), patience)
 	if err != nil {
 		t.Fatal(err)
@@ -139,6 +140,7 @@ func TestOtherSocketsKeepTheirDestination(t *testing.T) {
 		t.Fatal(err)
 	}
 	stranger := testnet.New(t, "stranger")
+	stranger.Enter(r.Cgroup)
 	stranger.Addr("lo", "10.244.1.2/32")
 	l := stranger.Listen("tcp", "10.244.1.2:8080")
 	for range 2 {
@@ -404,6 +406,28 @@ func TestAFullMapRefusesWhatDoesNotFit(t *testing.T) {
 			t.Errorf("%s has %d backends", f.Key, len(f.Backends))
 		}
 	}
+}
+
+// However many namespaces use addresses of pods, a pod whose place was taken is known again with its next connection.
+func TestNamespacesAreLearnedAgain(t *testing.T) {
+	r := newRig(t)
+	r.known(t)
+	r.ns.Serve("tcp", "10.244.1.2:8080", func(net.Conn) {})
+	r.set(t, model.TCP, "10.96.0.1:80", "10.244.1.2:8080")
+	for i := range uint64(20000) {
+		if err := r.loaded.Maps["namespaces"].Put(i+1<<40, uint32(1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := r.ns.Dial("tcp", "10.96.0.1:80", patience); !errors.Is(err, unix.ENETUNREACH) {
+		t.Fatalf("the namespace has kept its place: %v", err)
+	}
+	r.known(t)
+	c, err := r.ns.Dial("tcp", "10.96.0.1:80", patience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
 }
 
 // What is missing is named.
