@@ -89,8 +89,8 @@ func TestReportsOfAffinity(t *testing.T) {
 			[]string{"http://h.test/a/x", "http://h.test/b/x"}},
 		"two paths of one cookie path": {ing("a", append(sticky, "session-cookie-path: /"),
 			rules("h.test /a P web:80 /b P web:80")), []string{"http://h.test/a/x", "http://h.test/b/x"}},
-		"two Ingresses of one Service": {ing("a", append(sticky, "session-cookie-path: /p"), rules("h.test /p P web:80")) +
-			ing("b", append(sticky, "session-cookie-path: /p/sub"), rules("h.test /p/sub P web:80")),
+		"two Ingresses of one Service": {ing("a", append(sticky, "session-cookie-path: /p"),
+			rules("h.test /p P web:80")) + ing("b", append(sticky, "session-cookie-path: /p/sub"), rules("h.test /p/sub P web:80")),
 			[]string{"http://h.test/p/x", "http://h.test/p/sub/x"}},
 		"any host": {ing("a", sticky, rules("- /any/ P web:80")), []string{"http://one.test/any/x"}},
 		"a rewritten path": {ing("a", append(sticky, "rewrite-target: /foo"), rules("h.test / P web:80")),

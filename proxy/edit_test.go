@@ -289,8 +289,8 @@ func TestErrorPages(t *testing.T) {
 	p.Backend = "none"
 	r.route(p)
 	if resp, body := r.ask("GET /x?y"); resp.StatusCode != 503 || !strings.HasPrefix(body,
-		`page GET /x?y X-Code=["503"] X-Format=[] X-Original-Uri=["/x?y"] X-Namespace=["shop"] X-Ingress-Name=["main"] `+
-			`X-Service-Name=["web"] X-Service-Port=["80"]`) {
+		`page GET /x?y X-Code=["503"] X-Format=[] X-Original-Uri=["/x?y"] X-Namespace=["shop"] `+
+			`X-Ingress-Name=["main"] X-Service-Name=["web"] X-Service-Port=["80"]`) {
 		t.Errorf("a backend without endpoints: %s %q", resp.Status, body)
 	}
 	p.Options = &schema.Options{}
