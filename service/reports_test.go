@@ -20,8 +20,8 @@ func TestReportsOfEndpoints(t *testing.T) {
 		want   string
 	}{
 		{name: "kubernetes#101935 one address with two ports", want: "[10.0.1.1:8080 10.0.1.1:8081]",
-			slices: []model.EndpointSlice{{Ports: port(8080), Endpoints: []model.Endpoint{ep("10.0.1.1", "n", "ready")}},
-				{Ports: port(8081), Endpoints: []model.Endpoint{ep("10.0.1.1", "n", "ready")}}}},
+			slices: []model.EndpointSlice{{Ports: port(8080),
+				Endpoints: []model.Endpoint{ep("10.0.1.1", "n", "ready")}}, {Ports: port(8081), Endpoints: []model.Endpoint{ep("10.0.1.1", "n", "ready")}}}},
 		{name: "kubernetes#114144 one endpoint in two slices", want: "[10.0.1.1:8080 10.0.1.2:8080]",
 			slices: []model.EndpointSlice{{Ports: port(8080), Endpoints: []model.Endpoint{ep("10.0.1.1", "n", "ready"),
 				ep("10.0.1.2", "n", "ready")}}, {Ports: port(8080),
@@ -112,8 +112,8 @@ func TestReportsOfStaleFlows(t *testing.T) {
 		k := model.Name{Namespace: "ns", Name: "dns"}
 		b := NewOwnershipTable()
 		b.owner[Frontend{netip.MustParseAddr("10.96.0.10"), model.UDP, 53}] = k
-		b.Plans[k] = Plan{Frontends: []FrontendPlan{{Frontend: Frontend{netip.MustParseAddr("10.96.0.10"), model.UDP, 53},
-			Slots: slots}}}
+		b.Plans[k] = Plan{Frontends: []FrontendPlan{{Slots: slots,
+			Frontend: Frontend{netip.MustParseAddr("10.96.0.10"), model.UDP, 53}}}}
 		return b
 	}
 	vip, old, other := at("10.96.0.10:53"), at("10.0.0.1:53"), at("10.0.0.2:53")

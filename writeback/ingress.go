@@ -148,7 +148,8 @@ func (w *Ingresses) addresses(snap model.Snapshot) (ends []netip.Addr, names []s
 	}
 	n, honors := 0, snap.HonorsExclusion()
 	for node := range snap.Nodes() { // in order of names
-		if !node.Ready || node.Leaving || honors && node.Excluded || n == mostNodes || !hasLabels(node, w.NodeSelector) {
+		if !node.Ready || node.Leaving || honors && node.Excluded || n == mostNodes ||
+			!hasLabels(node, w.NodeSelector) {
 			continue
 		}
 		n++
