@@ -21,7 +21,8 @@ func TestReportsOfEndpoints(t *testing.T) {
 	}{
 		{name: "kubernetes#101935 one address with two ports", want: "[10.0.1.1:8080 10.0.1.1:8081]",
 			slices: []model.EndpointSlice{{Ports: port(8080),
-				Endpoints: []model.Endpoint{ep("10.0.1.1", "n", "ready")}}, {Ports: port(8081), Endpoints: []model.Endpoint{ep("10.0.1.1", "n", "ready")}}}},
+				Endpoints: []model.Endpoint{ep("10.0.1.1", "n", "ready")}}, {Ports: port(8081),
+				Endpoints: []model.Endpoint{ep("10.0.1.1", "n", "ready")}}}},
 		{name: "kubernetes#114144 one endpoint in two slices", want: "[10.0.1.1:8080 10.0.1.2:8080]",
 			slices: []model.EndpointSlice{{Ports: port(8080), Endpoints: []model.Endpoint{ep("10.0.1.1", "n", "ready"),
 				ep("10.0.1.2", "n", "ready")}}, {Ports: port(8080),
