@@ -366,24 +366,28 @@ func TestIngressCases(t *testing.T) {
 		t.Errorf("only %d cases", len(cases))
 	}
 	for _, tc := range cases {
-		t.Run(tc.name, func(t *testing.T) {
-			w := newFixture(t, tc.settings, base+tc.yaml)
-			w.expect(tc.want)
-			all := w.allProblems()
-			for _, want := range tc.problems {
-				n := 0
-				for _, p := range all {
-					if strings.Contains(p, want) {
-						n++
-					}
-				}
-				if n != 1 {
-					t.Errorf("%d problems have %q: %s", n, want, strings.Join(all, "\n"))
-				}
+		t.Run(tc.name, func(t *testing.T) { tc.run(t, base) })
+	}
+}
+
+// run plans the case beside base, and compares answers and problems.
+func (tc ingressCase) run(t *testing.T, base string) {
+	t.Helper()
+	w := newFixture(t, tc.settings, base+tc.yaml)
+	w.expect(tc.want)
+	all := w.allProblems()
+	for _, want := range tc.problems {
+		n := 0
+		for _, p := range all {
+			if strings.Contains(p, want) {
+				n++
 			}
-			if len(all) != len(tc.problems) {
-				t.Errorf("problems are\n%s", strings.Join(all, "\n"))
-			}
-		})
+		}
+		if n != 1 {
+			t.Errorf("%d problems have %q: %s", n, want, strings.Join(all, "\n"))
+		}
+	}
+	if len(all) != len(tc.problems) {
+		t.Errorf("problems are\n%s", strings.Join(all, "\n"))
 	}
 }

@@ -101,8 +101,9 @@ func eligible(snap model.Snapshot, svc *model.Service, p *model.AddressPool) []s
 		local = WithEndpoints(snap, svc)
 	}
 	var out []string
+	honors := snap.HonorsExclusion()
 	for n := range snap.Nodes() { // in order of names
-		if n.Leaving || n.Excluded || !p.L2.Nodes.Matches(n.Labels) || svc.ExternalLocal && !local[n.Name] {
+		if n.Leaving || honors && n.Excluded || !p.L2.Nodes.Matches(n.Labels) || svc.ExternalLocal && !local[n.Name] {
 			continue
 		}
 		out = append(out, n.Name)

@@ -22,8 +22,8 @@ type Node struct {
 	// Leaving nodes are being deleted, or have the taint node.kubernetes.io/out-of-service: load balancers should send
 	// nothing to them.
 	Leaving bool
-	// Excluded nodes answer for no load balancer's address
-	// (node.kubernetes.io/exclude-from-external-load-balancers).
+	// Excluded nodes answer for no load balancer's address (node.kubernetes.io/exclude-from-external-load-balancers),
+	// unless all nodes are excluded: see HonorsExclusion.
 	Excluded bool
 	Labels   map[string]string
 	BGP      NodeBGP
@@ -62,6 +62,17 @@ func (w *Writer) PutNode(o *Node) { put(w, nodes, o) }
 
 // Node returns the node of that name.
 func (v Snapshot) Node(name string) (*Node, bool) { return get(v, nodes, Name{Name: name}) }
+
+// HonorsExclusion reports whether load balancers leave excluded nodes out: some node is not excluded. In a cluster of
+// control planes alone, kubeadm excludes every node, and no node would answer.
+func (v Snapshot) HonorsExclusion() bool {
+	for n := range v.Nodes() {
+		if !n.Excluded && !n.Leaving {
+			return true
+		}
+	}
+	return false
+}
 
 // Nodes yields all nodes.
 func (v Snapshot) Nodes() iter.Seq[*Node] { return all(v, nodes) }

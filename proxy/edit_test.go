@@ -285,10 +285,12 @@ func TestErrorPages(t *testing.T) {
 	} {
 		r.check(t, c)
 	}
-	p := path(schema.Options{Errors: errs(503)})
+	p := path(schema.Options{Errors: errs(500)})
 	p.Backend = "none"
 	r.route(p)
-	if resp, body := r.ask("GET /x?y"); resp.StatusCode != 404 || !strings.HasPrefix(body, "page GET /x?y") {
+	if resp, body := r.ask("GET /x?y"); resp.StatusCode != 503 || !strings.HasPrefix(body,
+		`page GET /x?y X-Code=["503"] X-Format=[] X-Original-Uri=["/x?y"] X-Namespace=["shop"] `+
+			`X-Ingress-Name=["main"] X-Service-Name=["web"] X-Service-Port=["80"]`) {
 		t.Errorf("a backend without endpoints: %s %q", resp.Status, body)
 	}
 	p.Options = &schema.Options{}

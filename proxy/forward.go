@@ -29,8 +29,9 @@ var pages = func() map[int][]byte {
 
 // forward sends the request to an endpoint of a backend, and to another one if that is safe.
 func (x *exchange) forward(backend string) {
-	b := x.p.Upstreams.Lookup(backend)
+	b, isStandIn := x.p.Upstreams.Lookup(backend), false
 	if b == nil || len(b.All()) == 0 {
+		isStandIn = true
 		if b = x.standIn(); b == nil {
 			x.fail(503, fmt.Errorf("backend %q has no endpoint", backend))
 			return
@@ -42,6 +43,9 @@ func (x *exchange) forward(backend string) {
 	}
 	x.forwarded()
 	x.dress()
+	if isStandIn { // the request stays as it is; its fields say why it comes
+		x.describeError(x.match.Path.Options.Errors, 503)
+	}
 	x.exchangeWith(b)
 }
 

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"strconv"
 	"strings"
+	"time"
 
 	"wayleave.dev/proxy/message"
 	"wayleave.dev/proxy/table"
@@ -153,8 +154,21 @@ func (x *exchange) peers(k table.VariableKind) []byte {
 			return id
 		}
 		return x.requestID()
+	case table.Milliseconds, table.TimeISO8601, table.TimeLocal:
+		return clock(k, time.Now())
 	}
 	return nil
+}
+
+// clock are variables of the time.
+func clock(k table.VariableKind, now time.Time) []byte {
+	switch k {
+	case table.TimeISO8601:
+		return now.AppendFormat(nil, "2006-01-02T15:04:05-07:00")
+	case table.TimeLocal:
+		return now.AppendFormat(nil, "02/Jan/2006:15:04:05 -0700")
+	}
+	return fmt.Appendf(nil, "%d.%03d", now.Unix(), now.Nanosecond()/1e6)
 }
 
 // ofPath are variables of the object of the path.

@@ -146,9 +146,10 @@ func (w *Ingresses) addresses(snap model.Snapshot) (ends []netip.Addr, names []s
 	if !w.NodeAddresses {
 		return nil, nil
 	}
-	n := 0
+	n, honors := 0, snap.HonorsExclusion()
 	for node := range snap.Nodes() { // in order of names
-		if !node.Ready || node.Leaving || node.Excluded || n == mostNodes || !hasLabels(node, w.NodeSelector) {
+		if !node.Ready || node.Leaving || honors && node.Excluded || n == mostNodes ||
+			!hasLabels(node, w.NodeSelector) {
 			continue
 		}
 		n++

@@ -13,7 +13,7 @@ import (
 // addresses returns the addresses of Services that this node announces for an advertisement: none while it drains. An
 // address that several Services share is announced if all of them can be served here.
 func (p *planner) addresses(a *model.BGPAdvertisement) []netip.Addr {
-	if p.me.Leaving || p.me.Excluded {
+	if p.me.Leaving || p.me.Excluded && p.snap.HonorsExclusion() {
 		return nil
 	}
 	found, elsewhere := map[netip.Addr]bool{}, map[netip.Addr]bool{}

@@ -53,6 +53,9 @@ const (
 	RequestID                      // $request_id: 128 random bits, in 32 digits
 	KnownRequestID                 // $req_id: the client's X-Request-ID, otherwise $request_id
 	ContentLength                  // $content_length
+	Milliseconds                   // $msec: seconds since 1970, with milliseconds
+	TimeISO8601                    // $time_iso8601
+	TimeLocal                      // $time_local: as in access logs
 	Namespace                      // $namespace: that of the Ingress
 	IngressName                    // $ingress_name
 	ServiceName                    // $service_name
@@ -69,8 +72,8 @@ var named = map[string]VariableKind{
 	"realip_remote_addr": ConnectedAddr,
 	"remote_port":        RemotePort, "remote_user": RemoteUser, "args": Args, "query_string": Args, "is_args": IsArgs,
 	"request_method": Method, "request": RequestLine, "request_id": RequestID, "req_id": KnownRequestID,
-	"content_length": ContentLength,
-	"server_name":    ServerName, "server_addr": ServerAddr, "server_port": ServerPort, "pass_server_port": ServerPort,
+	"content_length": ContentLength, "msec": Milliseconds, "time_iso8601": TimeISO8601, "time_local": TimeLocal,
+	"server_name": ServerName, "server_addr": ServerAddr, "server_port": ServerPort, "pass_server_port": ServerPort,
 	"pass_port":       ServerPort,
 	"server_protocol": ServerProtocol, "https": HTTPSOn, "namespace": Namespace, "ingress_name": IngressName,
 	"service_name": ServiceName,
