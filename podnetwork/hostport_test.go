@@ -209,7 +209,7 @@ func TestWishes(t *testing.T) {
 	}
 	tell(p.ns)
 	expectSeen(t, c.nodes[1].ns, p.ips[0], netip.MustParseAddr("172.30.0.12"))
-	megabyte(p.ns)
+	serveTransfers(p.ns)
 	start := time.Now()
 	if err := fetch(m.ns, p.ips[0]); err != nil { // 1 MB at 4 Mbit/s, less a burst
 		t.Fatal(err)
@@ -217,7 +217,7 @@ func TestWishes(t *testing.T) {
 	if took := time.Since(start); took < time.Second {
 		t.Errorf("1 MB at 4 Mbit/s took only %s", took)
 	}
-	megabyte(m.ns)
+	serveTransfers(m.ns)
 	start = time.Now()
 	if err := fetch(p.ns, netip.MustParseAddr("172.30.0.11")); err != nil { // at 8 Mbit/s
 		t.Fatal(err)

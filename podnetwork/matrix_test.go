@@ -107,9 +107,12 @@ func (s *segments) model(m *machine) *model.Node {
 	return n
 }
 
-// megabyte has a server send 1 MB to who connects: no path may swallow big packets.
-func megabyte(ns *testnet.NS) {
-	ns.Serve("tcp", ":81", func(c net.Conn) { _, _ = io.Copy(c, io.LimitReader(zeros{}, 1<<20)) })
+// transfer is how many bytes a fetch moves: many packets of the largest MTU, and few enough for an emulated processor.
+const transfer = 256 << 10
+
+// serveTransfers has a server send a transfer to each client: no path may swallow big packets.
+func serveTransfers(ns *testnet.NS) {
+	ns.Serve("tcp", ":81", func(c net.Conn) { _, _ = io.Copy(c, io.LimitReader(zeros{}, transfer)) })
 }
 
 type zeros struct{}
@@ -117,17 +120,17 @@ type zeros struct{}
 func (zeros) Read(p []byte) (int, error) { return len(p), nil }
 
 func fetch(from *testnet.NS, to netip.Addr) error {
-	c, err := from.Dial("tcp", netip.AddrPortFrom(to, 81).String(), time.Second)
+	c, err := from.Dial("tcp", netip.AddrPortFrom(to, 81).String(), 5*time.Second)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	if err := c.SetDeadline(time.Now().Add(3 * time.Second)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
 		return err
 	}
 	n, err := io.Copy(io.Discard, c)
-	if err == nil && n != 1<<20 {
-		err = fmt.Errorf("%d bytes of 1 MB arrived", n)
+	if err != nil || n != transfer {
+		err = fmt.Errorf("%d bytes of %d arrived: %v", n, transfer, err)
 	}
 	return err
 }
@@ -154,7 +157,7 @@ func everybody(t *testing.T, s *segments, mode routes.Mode) []*pod {
 		pods[i] = m.mustAdd(fmt.Sprintf("pod%d", i+1))
 		for _, ns := range []*testnet.NS{pods[i].ns, m.ns} {
 			tell(ns)
-			megabyte(ns)
+			serveTransfers(ns)
 		}
 	}
 	for i := range s.nodes {
@@ -204,7 +207,7 @@ func TestIPv6OverASmallUnderlay(t *testing.T) {
 	s := newSegments(t, routes.VXLAN, families{"dual", true, true}, 1280, plugin(t))
 	from, to := s.nodes[0].mustAdd("from"), s.nodes[2].mustAdd("to")
 	tell(to.ns)
-	megabyte(to.ns)
+	serveTransfers(to.ns)
 	expectSeen(t, from.ns, to.ips[0], from.ips[0])
 	if err := fetch(from.ns, to.ips[0]); err != nil {
 		t.Error(err)

@@ -309,13 +309,7 @@ func tell(ns *testnet.NS) {
 
 func expectSeen(t *testing.T, from *testnet.NS, to netip.Addr, want netip.Addr) {
 	t.Helper()
-	testnet.Eventually(t, 5*time.Second, func() error {
-		seen, err := who(from, netip.AddrPortFrom(to, 80))
-		if err == nil && seen != want {
-			err = fmt.Errorf("%s saw %s, want %s", to, seen, want)
-		}
-		return err
-	})
+	expectSeenWithin(t, 5*time.Second, from, to, want)
 }
 
 // TestEverybodyReachesEverybody: "pods can communicate with all other pods without

@@ -23,9 +23,9 @@ func TestASmallerPath(t *testing.T) {
 				t.Parallel()
 				s := newSegments(t, routes.Auto, f, 1500, bin)
 				from, to := s.nodes[0].mustAdd("from"), s.nodes[2].mustAdd("to")
-				megabyte(to.ns)
+				serveTransfers(to.ns)
 				near := s.nodes[1].mustAdd("near")
-				megabyte(near.ns)
+				serveTransfers(near.ns)
 				if hole {
 					for _, m := range s.nodes { // or the router would see segments in one piece
 						m.ns.Run("ethtool", "-K", "eth0", "tso", "off", "gso", "off", "tx-udp_tnl-segmentation", "off",

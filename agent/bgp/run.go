@@ -36,6 +36,8 @@ type announcer struct {
 	node *agent.Node
 	sup  *speaker.Supervisor
 
+	// fallback is how long the process may tell no routes before nodes are reached without it.
+	fallback time.Duration
 	// down is since when sessions are down, of the goroutine of follow.
 	down map[string]time.Time
 
@@ -49,7 +51,8 @@ type announcer struct {
 
 // announce runs the process until ctx ends.
 func (f *Feature) announce(ctx context.Context, n *agent.Node) error {
-	a := &announcer{node: n, sup: speaker.New(n.Log, "bgp"), down: map[string]time.Time{}, chosen: make(chan bool)}
+	a := &announcer{node: n, sup: speaker.New(n.Log, "bgp"), down: map[string]time.Time{}, chosen: make(chan bool),
+		fallback: fallbackAfter}
 	a.sup.Logs = n.Logs
 	f.announcer.Store(a)
 	defer f.announcer.Store(nil)
@@ -180,6 +183,8 @@ func (a *announcer) set(snap model.Snapshot, restarting, own bool) {
 
 // follow reports what the process sees: learned routes go into the store, and failures become Events of the node.
 func (a *announcer) follow(ctx context.Context) error {
+	late := time.NewTimer(a.fallback)
+	defer late.Stop()
 	for {
 		r, changed := a.sup.Watch()
 		if err := a.learn(r); err != nil {
@@ -189,9 +194,25 @@ func (a *announcer) follow(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
+		case <-late.C:
+			a.fallBack()
 		case <-changed:
 		}
 	}
+}
+
+// fallbackAfter is longer than the process waits for sessions that are not established.
+const fallbackAfter = 2 * time.Minute
+
+// fallBack has a node whose process has told no routes reach Ready nodes as with routing: auto. Otherwise a new node
+// without a process would reach no other node.
+func (a *announcer) fallBack() {
+	if a.node.Config.Routing != "bgp" || a.node.Store.Synced()&model.BGPRouteKind != 0 {
+		return
+	}
+	a.node.Problems.Set("bgp", "routes", []model.Problem{a.node.Problem("routing", fmt.Sprintf("the process bgp has "+
+		"told no routes for %s; until it does, Ready nodes are reached directly or by VXLAN", a.fallback))})
+	a.node.Store.MarkSynced(model.BGPRouteKind)
 }
 
 // learn puts the routes of peers into the store. Before the process has all of them, none is taken away.
@@ -215,6 +236,7 @@ func (a *announcer) learn(r bgp.Report) error {
 		return fmt.Errorf("learned routes: %w", err)
 	}
 	if r.Converged {
+		a.node.Problems.Set("bgp", "routes", nil)
 		a.node.Store.MarkSynced(model.BGPRouteKind)
 	}
 	return nil

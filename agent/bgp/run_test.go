@@ -3,6 +3,7 @@ package bgp
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -195,6 +196,49 @@ func TestASessionThatStaysDownIsAnEvent(t *testing.T) {
 		if (len(list) == 1) != step.want || step.want && !strings.Contains(list[0].Error(),
 			"Node node1: BGPPeer rack: no session with 10.0.0.254: the peer ended the session: bad peer AS") {
 			t.Errorf("step %d: %v, want %t", i, list, step.want)
+		}
+	}
+}
+
+// A node whose process never runs is told to reach others without it after a while, and the node gets an Event, until
+// the process has told its routes.
+func TestNodesAreReachedWithoutTheProcess(t *testing.T) {
+	for _, routing := range []string{"bgp", "auto"} {
+		store, err := model.NewStore()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = store.Close() })
+		cfg := config.Default()
+		cfg.Routing = routing
+		log := slog.New(slog.DiscardHandler)
+		n := &agent.Node{Name: "node1", Core: agent.NewCore(log, store, cfg, nil)}
+		a := &announcer{node: n, sup: speaker.New(log, "bgp"), down: map[string]time.Time{},
+			fallback: 50 * time.Millisecond}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- a.follow(ctx) }()
+		if routing == "auto" {
+			time.Sleep(4 * a.fallback)
+		} else {
+			testnet.Eventually(t, 10*time.Second, func() error {
+				if list := n.Problems.List(); len(list) != 1 || !strings.Contains(list[0].Error(),
+					"Node node1: routing: the process bgp has told no routes") {
+					return fmt.Errorf("problems: %v", list)
+				}
+				if store.Synced()&model.BGPRouteKind == 0 {
+					return errors.New("the routes are waited for")
+				}
+				return nil
+			})
+		}
+		cancel()
+		<-done
+		if routing == "auto" && (len(n.Problems.List()) > 0 || store.Synced()&model.BGPRouteKind != 0) {
+			t.Errorf("routing: auto: %v", n.Problems.List())
+		}
+		if err := a.learn(bgp.Report{Running: true, Converged: true}); err != nil || len(n.Problems.List()) > 0 {
+			t.Errorf("routing: %s: %v, %v after the process has told its routes", routing, err, n.Problems.List())
 		}
 	}
 }

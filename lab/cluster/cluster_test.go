@@ -25,6 +25,7 @@ func TestSettingsNameTheWrongFlag(t *testing.T) {
 		`--network "calico"`:               func(s *Settings) { s.Network = "calico" },
 		`--proxy-mode "ipvs"`:              func(s *Settings) { s.ProxyMode = "ipvs" },
 		"wayleave, none, upstream":         func(s *Settings) { s.Network = "" },
+		"--settings: found --network none": func(s *Settings) { s.File = "x.yaml" },
 		"--bare: found --network upstream": func(s *Settings) { s.Bare, s.Network = true, Upstream },
 	} {
 		s := good

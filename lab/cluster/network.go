@@ -35,6 +35,9 @@ func (u *up) network(ctx context.Context) error {
 			return err
 		}
 	case Wayleave:
+		if err := u.applySettings(ctx); err != nil {
+			return err
+		}
 		manifest := filepath.Join(u.checkout, "deploy", "wayleave.yaml")
 		if err := u.kubectl(ctx, "", "apply", "-f", manifest); err != nil {
 			return err
@@ -55,6 +58,15 @@ func (u *up) network(ctx context.Context) error {
 	}
 	u.Progress.Printf("cluster DNS answers on every node")
 	return nil
+}
+
+// applySettings makes the ConfigMap wayleave-settings of the file with settings, before the first agent reads it.
+func (u *up) applySettings(ctx context.Context) error {
+	if u.File == "" {
+		return nil
+	}
+	return u.kubectl(ctx, "", "-n", "kube-system", "create", "configmap", "wayleave-settings",
+		"--from-file=config.yaml="+u.File)
 }
 
 // withPods adds the state of the system's pods to an error.

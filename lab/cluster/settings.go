@@ -35,6 +35,8 @@ type Settings struct {
 	ProxyMode string `json:"proxyMode"` // mode of kube-proxy in the upstream network
 	Bare      bool   `json:"bare"`      // machines for kubeadm, without a cluster
 	Keep      bool   `json:"-"`         // keep a lab that failed to start, for inspection
+	// File has Wayleave's settings that differ: config.yaml of the ConfigMap wayleave-settings. Empty: none differ.
+	File string `json:"file,omitempty"`
 }
 
 // Check returns an error that names the invalid setting.
@@ -48,6 +50,9 @@ func (s Settings) Check() error {
 	if s.Bare && (s.Network != None || s.DualStack) {
 		return fmt.Errorf("--bare: found --network %s --dual-stack=%t; allowed: --network none --dual-stack=false",
 			s.Network, s.DualStack)
+	}
+	if s.File != "" && s.Network != Wayleave {
+		return fmt.Errorf("--settings: found --network %s; allowed: --network wayleave", s.Network)
 	}
 	if !slices.Contains(ProxyModes, s.ProxyMode) {
 		return fmt.Errorf("--proxy-mode %q: must be one of %s", s.ProxyMode, strings.Join(ProxyModes, ", "))

@@ -75,6 +75,11 @@ func up() *cobra.Command {
 			if settings.Bare && !cmd.Flags().Changed("network") {
 				settings.Network = cluster.None
 			}
+			if settings.File != "" { // it is read after the builds
+				if _, err := os.Stat(settings.File); err != nil {
+					return fmt.Errorf("--settings: %w", err)
+				}
+			}
 			return lab.Up(cmd.Context(), settings)
 		},
 	}
@@ -85,6 +90,8 @@ func up() *cobra.Command {
 		"wayleave: from this checkout; none: nodes without a network; upstream: kube-proxy, CoreDNS and the "+
 			"bridge plugin")
 	flags.BoolVar(&settings.Bare, "bare", false, "machines with containerd, kubelet and kubeadm, and no cluster")
+	flags.StringVar(&settings.File, "settings", "",
+		"file of Wayleave's settings that differ, config.yaml of the ConfigMap wayleave-settings")
 	flags.BoolVar(&settings.Keep, "keep", false, "keep a lab that failed to start, for inspection")
 	flags.StringVar(&settings.ProxyMode, "proxy-mode", "nftables",
 		"mode of kube-proxy in the network upstream: nftables or iptables")
