@@ -89,7 +89,7 @@ func (k *TunnelKeys) Run(ctx context.Context) error {
 			if err := k.publish(ctx); err != nil && ctx.Err() == nil {
 				k.Log.Warn("cannot publish the keys of encryption", "err", err, "retry", wait)
 			} else {
-				wait = 15 * time.Second // somebody may have changed the Lease unnoticed
+				wait = 15 * time.Second // another client may have changed the Lease unnoticed
 			}
 		} else {
 			wait = 100 * time.Millisecond
