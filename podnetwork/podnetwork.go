@@ -24,6 +24,7 @@ import (
 
 	"wayleave.dev/internal/execfile"
 	"wayleave.dev/internal/statefile"
+	"wayleave.dev/kernel/bpf/fastpath"
 	"wayleave.dev/kernel/conntrack"
 	"wayleave.dev/kernel/firewall"
 	"wayleave.dev/kernel/link"
@@ -79,6 +80,8 @@ type Config struct {
 	// Encryption is how packets to pods of other nodes are encrypted, with NFT as the kernel's tables.
 	Encryption Encryption
 	NFT        nft.Conn
+	// FastPath is for the mode ebpf.
+	FastPath FastPath
 	// Rules makes the data plane's rules.
 	Rules    func(RulesConfig) Rules
 	Track    conntrack.Flusher
@@ -120,6 +123,9 @@ type Network struct {
 	// firewall is what the host's firewall does with packets of pods, and relook tells that what must pass has changed.
 	firewall atomic.Pointer[firewallFound]
 	relook   chan struct{}
+	// accelerated is the last result of the fast path; moved tells that a link of a pod was made or removed.
+	accelerated atomic.Pointer[fastpath.Report]
+	moved       chan struct{}
 	// Routes and Translation are the healths of the two loops.
 	Routes, Translation *reconcile.Health
 }
@@ -133,7 +139,7 @@ func New(c Config, routing, translation *reconcile.Health) (*Network, error) {
 	}
 	n := &Network{Config: c, leases: leases, host: host, Routes: routing, Translation: translation,
 		looked: make(chan struct{}), found: make(chan struct{}, 1), relook: make(chan struct{}, 1),
-		released: make(chan struct{}, 1)}
+		released: make(chan struct{}, 1), moved: make(chan struct{}, 1)}
 	leases.Follow(func(list []ipam.Lease) {
 		if c.Leases != nil {
 			c.Leases(holders(list))
@@ -145,7 +151,8 @@ func New(c Config, routing, translation *reconcile.Health) (*Network, error) {
 	})
 	n.encryption = newEncryption(n, c.NFT)
 	n.rules = c.Rules(RulesConfig{Track: c.Track, VXLANPort: c.VXLANPort, Leases: leases.List})
-	n.server = &cni.Server{Leases: leases, Links: host, Node: n.nodeNetwork, Ports: n.rules, Full: n.full,
+	n.server = &cni.Server{Leases: leases, Links: fastPathLinks{host, n.ringFastPath},
+		Node: n.nodeNetwork, Ports: n.rules, Full: n.full,
 		Isolate: c.Isolate, Log: c.Log,
 		Reserved: func(p model.Protocol, port uint16) string { return c.Reserved.Port(c.Store.Snapshot(), p, port) }}
 	return n, nil
@@ -206,6 +213,7 @@ func (n *Network) Run(ctx context.Context) error {
 	parts := []func(context.Context) error{
 		func(ctx context.Context) error { return n.server.Serve(ctx, l) },
 		n.encryption.run, n.routing, n.translation, n.publish, n.accept, n.probe, n.proxyAddress, n.keepForwarding,
+		n.fastPath,
 	}
 	done := make(chan struct{})
 	for _, part := range parts {
@@ -359,6 +367,7 @@ func (n *Network) Facts() []string {
 	facts = append(facts, n.encryptionFacts()...)
 	facts = append(facts, n.firewallFacts()...)
 	facts = append(facts, n.bgpFacts()...)
+	facts = append(facts, n.fastPathFacts()...)
 	if found := n.probed.Load(); found != nil {
 		facts = append(facts, found.facts()...)
 	}

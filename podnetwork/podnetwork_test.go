@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"wayleave.dev/internal/testnet"
+	"wayleave.dev/kernel/bpf/fastpath"
 	"wayleave.dev/kernel/conntrack"
 	"wayleave.dev/kernel/firewall"
 	"wayleave.dev/kernel/iptables"
@@ -47,6 +48,8 @@ type machine struct {
 	// encrypt is how it encrypts, nil for not at all; sockets is the folder of the processes that do.
 	encrypt *encrypted
 	sockets string
+	// fast is the mode ebpf.
+	fast bool
 }
 
 // cluster is two nodes and a host outside, on one segment.
@@ -165,8 +168,9 @@ func (m *machine) config(store *model.Store) Config {
 		CoolDown:   time.Minute,
 		Masquerade: true, Routing: m.mode, ProbeEvery: m.probe, ProxyAddress: m.ingress,
 		Kernel: kernel, Rules: NFTables(conn), Firewall: firewall.All{conn, iptables.Firewall{Kernel: legacy}},
-		Log:    slog.New(slog.DiscardHandler),
-		Report: func(finder, key string, p []model.Problem) { m.bad.Store(finder+" "+key, p) }}
+		Log:      slog.New(slog.DiscardHandler),
+		FastPath: FastPath{Conn: &fastpath.Kernel{NSFD: m.ns.FD()}, On: m.fast},
+		Report:   func(finder, key string, p []model.Problem) { m.bad.Store(finder+" "+key, p) }}
 	m.encryption(&c)
 	return c
 }

@@ -51,6 +51,9 @@ func Uninstall(ctx context.Context, c Config) error {
 	errs = append(errs, proxy.SetLocal(ctx, nil))
 	errs = append(errs, c.Kernel.SetRules(ctx, nil), c.Kernel.DelTunnel(ctx, routes.Device))
 	errs = append(errs, c.Rules(RulesConfig{}).Remove(ctx), uninstallEncryption(ctx, c))
+	if c.FastPath.Conn != nil {
+		errs = append(errs, c.FastPath.Conn.Remove(ctx))
+	}
 	if c.Firewall != nil {
 		_, err := c.Firewall.Withdraw(ctx, firewallOwner)
 		errs = append(errs, err)
@@ -134,6 +137,11 @@ func Remains(ctx context.Context, c Config) ([]string, error) {
 	encryption, err := encryptionLeft(ctx, c)
 	errs = append(errs, err)
 	left = append(left, encryption...)
+	if c.FastPath.Conn != nil {
+		programs, err := c.FastPath.Conn.Remains(ctx)
+		errs = append(errs, err)
+		left = append(left, programs...)
+	}
 	if c.Firewall != nil {
 		chains, err := c.Firewall.Accepting(ctx, firewallOwner)
 		errs = append(errs, err)

@@ -24,6 +24,9 @@ type Plane interface {
 	// Kind is for Services.
 	dataplane.Kind
 	Rules
+	// FastPath reports whether established connections of pods are redirected past the network stack. Rules decide
+	// about them as in the other planes.
+	FastPath() bool
 }
 
 // Rules are what a data plane offers to the other features. Values are comparable: planes may share them.
@@ -35,6 +38,9 @@ type Rules interface {
 	// PodNetwork makes what translates host ports and what pods send out of the cluster.
 	PodNetwork(Kernel) func(podnetwork.RulesConfig) podnetwork.Rules
 }
+
+// ebpf is the name of the plane with a fast path.
+const ebpf = "ebpf"
 
 // Kernel is the kernel of a network namespace.
 type Kernel struct {
@@ -76,6 +82,9 @@ type plane struct {
 	dataplane.Kind
 	Rules
 }
+
+// FastPath implements Plane.
+func (p plane) FastPath() bool { return p.Name() == ebpf }
 
 // nftables are the rules of every plane that has none of its own.
 type nftables struct{}

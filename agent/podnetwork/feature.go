@@ -13,6 +13,7 @@ import (
 	"wayleave.dev/agent"
 	"wayleave.dev/agent/dataplane"
 	"wayleave.dev/config"
+	"wayleave.dev/kernel/bpf/fastpath"
 	"wayleave.dev/kernel/conntrack"
 	"wayleave.dev/kernel/link"
 	"wayleave.dev/kernel/wireguard"
@@ -73,6 +74,10 @@ func (f *Feature) Own(n *agent.Node) []agent.Part {
 
 // Leave implements agent.Leaver: pods are of another CNI, whose bridges are looked at for what depends on them.
 func (f *Feature) Leave(n *agent.Node) []agent.Part {
+	// Pods that an earlier agent has made may be running still.
+	if err := (&fastpath.Kernel{}).Remove(context.Background()); err != nil {
+		n.SetCondition("podnetwork: the fast path of an earlier agent", err)
+	}
 	if !n.Config.Service.Enabled && !n.Config.NetworkPolicy.Enabled {
 		return nil
 	}
@@ -89,7 +94,7 @@ func (f *Feature) Facts(*agent.Node, model.Snapshot) []string {
 
 // Metrics implements agent.Metered.
 func (f *Feature) Metrics(*agent.Node) []prometheus.Collector {
-	return []prometheus.Collector{f.path, f.tunnel, encryptionMetrics{f}}
+	return []prometheus.Collector{f.path, f.tunnel, encryptionMetrics{f}, fastPathMetrics{f}}
 }
 
 func (f *Feature) run(ctx context.Context, n *agent.Node) error {
@@ -114,6 +119,7 @@ func (f *Feature) run(ctx context.Context, n *agent.Node) error {
 		return err
 	}
 	c := podnetwork.Config{
+		FastPath:   podnetwork.FastPath{Conn: &fastpath.Kernel{}, On: plane.FastPath()},
 		Encryption: encryption, NFT: n.NFT,
 		Node: n.Name, Store: n.Store, NSFD: int(n.NetNS.Fd()), StateDir: n.State, Socket: call.Socket,
 		Tombstones: call.Tombstones, Sysctl: n.Sysctl,
@@ -210,6 +216,7 @@ func leftOn(h *agent.Host, r dataplane.Rules) (podnetwork.Config, error) {
 	}
 	devices, err := wireguard.NewUser(h.FD(), h.Sysctl, h.Run, nil)
 	return podnetwork.Config{NFT: h.NFT, Encryption: podnetwork.Encryption{Devices: devices}, NSFD: h.FD(),
+		FastPath: podnetwork.FastPath{Conn: &fastpath.Kernel{NSFD: h.FD()}},
 		StateDir: h.State, Kernel: links, Firewall: h.Firewall,
 		Rules:  r.PodNetwork(dataplane.Kernel{NSFD: h.FD(), NFT: h.NFT}),
 		Sysctl: h.Sysctl, BinDir: h.CNIBin, ConfDir: h.CNIConf,
