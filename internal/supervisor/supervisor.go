@@ -189,8 +189,9 @@ func (k *keeper[O, N]) loop(ctx context.Context) error {
 
 // ping asks the process for a sign of life.
 func (k *keeper[O, N]) ping(now time.Time) error {
-	if now.Sub(k.ticked) > 2*k.s.PingEvery {
-		k.heard = now // the agent itself did not run: the answer may be waiting
+	// Time in which the agent itself did not run does not count: the answer may be waiting.
+	if late := now.Sub(k.ticked) - k.s.PingEvery; late > k.s.PingEvery {
+		k.heard = k.heard.Add(late)
 	}
 	k.ticked = now
 	if since := now.Sub(k.heard); since > k.patience {

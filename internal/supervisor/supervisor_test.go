@@ -110,7 +110,7 @@ func (a *agent) End() error { return a.p.Send(request{Text: "end"}) }
 func start(t *testing.T, role string, hung, stuck time.Duration) *rig {
 	t.Helper()
 	r := &rig{t: t, s: New[request, report](slog.New(slog.NewTextHandler(os.Stderr, nil)), Options{Name: "worker",
-		Args: []string{role}, Memory: 256 << 20, MaxNews: 32 << 20, PingEvery: 50 * time.Millisecond,
+		Args: []string{role}, Memory: 256 << 20, MaxNews: 32 << 20, PingEvery: 100 * time.Millisecond,
 		LookEvery: time.Hour, StartsWithin: time.Minute, HungAfter: hung, StuckAfter: stuck})}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
