@@ -115,6 +115,11 @@ type (
 	Metered interface {
 		Metrics(*Node) []prometheus.Collector
 	}
+	// Supervising is a feature that keeps processes running beside the agent.
+	Supervising interface {
+		// Processes says whether each of them runs, by name; nil before the first start.
+		Processes() map[string]bool
+	}
 	// Scraped is a feature whose process in another container of the pod has metrics. That container runs also while
 	// the feature is disabled.
 	Scraped interface {

@@ -36,7 +36,7 @@ func newMetrics(r *prometheus.Registry) *metrics {
 
 // registerMetrics has the metrics of features served.
 func (n *Node) registerMetrics() error {
-	for _, m := range append(featureMetrics(n), state{n.Core}) {
+	for _, m := range append(featureMetrics(n), state{n.Core}, processes{n.Features}) {
 		if err := n.metrics.registry.Register(m); err != nil {
 			return fmt.Errorf("metrics: %w", err)
 		}
@@ -53,7 +53,8 @@ func featureMetrics(n *Node) (out []prometheus.Collector) {
 
 // Collectors are those of the metrics of an agent, for the documentation. The node need not be prepared.
 func Collectors(n *Node) []prometheus.Collector {
-	return append([]prometheus.Collector{n.metrics.sync, n.metrics.events, state{n.Core}}, featureMetrics(n)...)
+	return append([]prometheus.Collector{n.metrics.sync, n.metrics.events, state{n.Core},
+		processes{n.Features}}, featureMetrics(n)...)
 }
 
 // MetricsPage is all metrics as text.

@@ -98,48 +98,6 @@ func (l *lines) clock(n fleet.Node) {
 			n.Heartbeat.Round(time.Second)), "on the node: timedatectl set-ntp true")
 }
 
-// other is a program that does the same as a feature of Wayleave.
-type other struct {
-	what string
-	// names are parts of the names of its images.
-	names []string
-	on    func(config.Config) bool
-	level Level
-	found string
-	fix   func(fleet.Workload) string
-}
-
-func remove(w fleet.Workload) string { return fmt.Sprintf("kubectl -n %s delete %s", w.Namespace, w) }
-
-func toZero(w fleet.Workload) string {
-	return fmt.Sprintf("kubectl -n %s scale %s --replicas=0", w.Namespace, w)
-}
-
-func others() []other {
-	or := func(fix func(fleet.Workload) string, setting string) func(fleet.Workload) string {
-		return func(w fleet.Workload) string { return fix(w) + "; or the setting " + setting }
-	}
-	return []other{
-		{"kube-proxy", []string{"/kube-proxy"}, func(c config.Config) bool { return c.Service.Enabled }, Failed,
-			"Wayleave programs no Service while kube-proxy runs", or(remove, "service.enabled: false")},
-		{"cluster DNS", []string{"/coredns", "/k8s-dns-node-cache"},
-			func(c config.Config) bool { return c.DNS.Enabled },
-			Warning, "Wayleave takes the Service kube-dns over", or(toZero, "dns.enabled: false")},
-		{"pod network", []string{"/flannel:", "calico/node", "cilium/cilium", "/kindnetd", "weave-kube",
-			"antrea/antrea",
-			"amazon-k8s-cni", "kube-router"}, func(c config.Config) bool { return c.PodNetwork.Enabled }, Failed,
-			"pods have one network; theirs is not taken over", or(remove, "podnetwork.enabled: false")},
-		{"load balancer", []string{"metallb/speaker", "metallb/controller", "/klipper-lb", "kube-vip"},
-			func(c config.Config) bool { return c.LoadBalancer.Enabled }, Warning,
-			"both may give a Service an address", or(remove, "loadbalancer.enabled: false")},
-		{"Ingress controller", []string{"ingress-nginx/controller", "/traefik", "haproxy-ingress", "contour"},
-			func(c config.Config) bool { return c.Ingress.Enabled }, Warning,
-			"each serves the Ingresses of its own class", func(fleet.Workload) string {
-				return "wayleave ingress check; or the setting ingress.enabled: false"
-			}},
-	}
-}
-
 // Others finds programs that do the same as features that are on.
 func Others(c *fleet.Cluster, cfg config.Config) Section {
 	l := &lines{}
@@ -152,7 +110,7 @@ func Others(c *fleet.Cluster, cfg config.Config) Section {
 		}
 		free := true
 		for _, w := range c.Workloads {
-			if w.Desired > 0 && slices.ContainsFunc(w.Images, o.is) {
+			if w.Desired > 0 && slices.ContainsFunc(w.Images, o.hasImage) {
 				free = false
 				l.where = w.Namespace + "/" + w.String()
 				l.want(false, "other", "", o.level, "another "+o.what+" runs: "+o.found, o.fix(w))
@@ -167,10 +125,6 @@ func Others(c *fleet.Cluster, cfg config.Config) Section {
 		l.classes(c)
 	}
 	return Section{"other programs", l.list}
-}
-
-func (o other) is(image string) bool {
-	return slices.ContainsFunc(o.names, func(n string) bool { return strings.Contains("/"+image, n) })
 }
 
 func (l *lines) classes(c *fleet.Cluster) {

@@ -203,16 +203,10 @@ func (p Place) cni(dir string) (out []string) {
 	return out
 }
 
-// foreign are programs that do what Wayleave does, by the name of their process.
-func foreign() []string {
-	return []string{"kube-proxy", "flanneld", "calico-node", "cilium-agent", "kindnetd", "weaver", "antrea-agent",
-		"kube-router", "coredns", "node-cache", "speaker", "nginx-ingress-c", "traefik"}
-}
-
 // programs lists foreign network programs that run on the node, in containers too.
 func (p Place) programs() (out []string) {
 	for _, name := range p.comms() {
-		if slices.Contains(foreign(), name) {
+		if isForeign(name) {
 			out = append(out, name)
 		}
 	}

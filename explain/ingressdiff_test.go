@@ -49,7 +49,7 @@ ports: [{port: 8080}]
 endpoints: [{addresses: [10.244.1.1]}]
 `
 
-// What both serve alike is no difference; what they do not is one, with who serves it there and here.
+// What both serve alike is no difference; what they do not is one, with the server of it there and here.
 func TestIngressCheckComparesRouting(t *testing.T) {
 	store, err := model.NewStore()
 	if err != nil {

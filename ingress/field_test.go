@@ -171,7 +171,7 @@ func TestRewriteToAURL(t *testing.T) {
 	}
 }
 
-// A comma at the end of the list lets no client say who it is.
+// A comma at the end of the list lets no client choose its identity.
 func TestAuthFieldsWithACommaAtTheEnd(t *testing.T) {
 	n, w := newNode(t), fieldCase(t, "08-auth-headers-comma")
 	n.feed.Configure(schema.Settings{Drain: time.Second, AskFromNode: true,

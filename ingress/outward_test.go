@@ -61,7 +61,7 @@ func TestOutwardFollowsNodesAndServices(t *testing.T) {
 }
 
 // A node is its external addresses and that of its proxy, too. What a Service claims and does not
-// get keeps nobody from asking there.
+// get keeps no client from asking there.
 func TestOutwardKnowsAllAddressesOfANode(t *testing.T) {
 	const yaml = `
 ---

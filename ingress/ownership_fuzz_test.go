@@ -385,7 +385,7 @@ func TestNoObjectOpensAGuardOverSockets(t *testing.T) {
 		for _, name := range mazeNames {
 			for _, target := range mazePaths {
 				m, _, ok := find(w.hosts(), "http://"+name+target)
-				// the test is denied by nobody
+				// no rule denies the test
 				open := ok && !m.TooLong && !m.Path.Closed &&
 					(m.Path.Options == nil || len(m.Path.Options.Sources) == 0 && m.Ready.Err == nil)
 				if got := n.answer("http://" + name + target); strings.Contains(got, "/web:80") && !open {

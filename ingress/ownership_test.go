@@ -13,7 +13,7 @@ import (
 func ownershipCases() []ingressCase {
 	own, strict := Settings{Default: true}, Settings{Default: true, HostsOfOneNamespace: true}
 	only := []string{"whitelist-source-range: 192.0.2.0/24"}
-	everybody := []string{"whitelist-source-range: 0.0.0.0/0,::/0"} // a guard that keeps nobody out
+	everybody := []string{"whitelist-source-range: 0.0.0.0/0,::/0"} // a guard that keeps no client out
 	closed := []string{"modsecurity-snippet: x"}
 	regex := []string{"use-regex: true"}
 	with := func(lists ...[]string) (out []string) {
@@ -252,7 +252,7 @@ func TestCanariesOfAPathAreBounded(t *testing.T) {
 	}
 }
 
-// A wildcard host that comes or goes changes who owns the hosts below it.
+// A wildcard host that comes or goes changes the owner of the hosts below it.
 func TestOwnersFollowWildcardHosts(t *testing.T) {
 	w := newFixture(t, Settings{Default: true, HostsOfOneNamespace: true}, sampleYAML(t)+ing("other/b@2", nil,
 		rules("x.b.example / P web:80")))
@@ -307,7 +307,7 @@ func TestAnIngressWhoseSecretIsNotReadIsClosed(t *testing.T) {
 	}
 }
 
-// What most clusters have from ingress-nginx is served, and nobody is told of anything.
+// What most clusters have from ingress-nginx is served without an Event.
 func TestCommonManifestsAreServedWithoutEvents(t *testing.T) {
 	oauth := []string{"auth-url: https://$host/oauth2/auth",
 		"auth-signin: https://$host/oauth2/start?rd=$escaped_request_uri",

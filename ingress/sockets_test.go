@@ -184,7 +184,7 @@ func (n *node) presented(name string) string {
 // The same cases by requests and handshakes.
 func TestIngressCasesOverSockets(t *testing.T) {
 	base, n := sampleYAML(t), newNode(t)
-	// What nobody has signed is what there is without any plan.
+	// Without a plan there is only the self-signed certificate.
 	n.play(nil)
 	unsigned := n.presented("nobody.example")
 	if _, err := x509.ParseCertificate([]byte(unsigned)); err != nil {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -26,14 +27,9 @@ import (
 
 // As a child, the test's program is the process that encrypts in user space.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Args[1] == frames.Process {
-		if err := process.Main(); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		os.Exit(0)
-	}
-	os.Exit(m.Run())
+	testnet.Main(m, map[string]func(*slog.Logger) error{
+		frames.Process: func(*slog.Logger) error { return process.Main() },
+	})
 }
 
 // board is where the nodes of a test publish their keys.

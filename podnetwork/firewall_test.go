@@ -28,7 +28,7 @@ func TestAHostThatForwardsNothing(t *testing.T) {
 	tell(far.ns)
 	through := func() {
 		t.Helper()
-		testnet.Eventually(t, time.Second, func() error {
+		testnet.Promptly(t, time.Second, func() error {
 			for f := range 2 {
 				// Short tries: one that was swallowed must not take the second up.
 				c, err := near.ns.Dial("tcp", netip.AddrPortFrom(far.ips[f], 80).String(), 100*time.Millisecond)

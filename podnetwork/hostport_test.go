@@ -131,7 +131,7 @@ func TestHostPorts(t *testing.T) {
 	}
 	rows()
 	m.ns.Run("nft", "flush", "ruleset")
-	testnet.Eventually(t, time.Second,
+	testnet.Promptly(t, time.Second,
 		func() error { _, _, err := ask(c.outside, "tcp", "172.30.0.11:8000"); return err })
 	rows()
 	m.stop()

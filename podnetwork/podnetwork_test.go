@@ -437,7 +437,7 @@ func TestForeignDeletionsAreRepaired(t *testing.T) {
 	expectSeen(t, a.ns, d.ips[0], a.ips[0])
 	for _, route := range []string{"10.244.2.0/24", a.ips[0].String()} {
 		c.nodes[0].ns.Run("ip", "route", "del", route)
-		testnet.Eventually(t, time.Second, func() error {
+		testnet.Promptly(t, time.Second, func() error {
 			if out := c.nodes[0].ns.Run("ip", "route", "show", route); out == "" {
 				return fmt.Errorf("the route to %s is still away", route)
 			}

@@ -69,7 +69,7 @@ func TestAffinity(t *testing.T) {
 		resp.Cookies()[0].Value == set[0].Value {
 		t.Errorf("another secret: %v", resp.Cookies())
 	}
-	// More endpoints move nobody.
+	// More endpoints move no client.
 	r.endpoints(x, y, z, speaker(t, "more"), speaker(t, "more"))
 	if got := r.many(20, cookie); got[first] != 20 {
 		t.Errorf("with more endpoints: %v", got)

@@ -639,7 +639,7 @@ func TestPassthrough(t *testing.T) {
 			t.Errorf("%s, HTTP/2 %v: %d %q, want %q", c.sni, c.http2, status, body, c.body)
 		}
 	}
-	// The certificate is the endpoint's, and who has none of a client is refused by it.
+	// The certificate is the endpoint's, which refuses clients without one.
 	conn, err := tls.Dial("tcp", f.encrypted, &tls.Config{RootCAs: pool, ServerName: "pass.example",
 		Certificates: []tls.Certificate{client.pair()}})
 	if err != nil {

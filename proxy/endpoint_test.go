@@ -16,7 +16,7 @@ import (
 	"wayleave.dev/proxy/schema"
 )
 
-// closed is an address where nobody listens.
+// closed is an address without a listener.
 func closed(t *testing.T) netip.AddrPort {
 	l := listen(t)
 	defer l.Close()
@@ -165,7 +165,7 @@ func TestIdleConnectionsThatEndpointsClose(t *testing.T) {
 	}
 }
 
-// A dead endpoint among others costs nobody an answer, and is soon asked no more.
+// A dead endpoint among others costs no client an answer, and is soon ejected.
 func TestDeadEndpointsAreEjected(t *testing.T) {
 	bad, good := closed(t), answer(t, okay)
 	r := newRig(t, func(r *rig) {
@@ -189,7 +189,7 @@ func TestDeadEndpointsAreEjected(t *testing.T) {
 	if twice != r.settings.Failures {
 		t.Errorf("%d requests met the dead endpoint, want %d", twice, r.settings.Failures)
 	}
-	// When the only other one dies, too, it is asked all the same: somebody is always asked.
+	// When the only other one dies, too, it is asked again: an endpoint is always asked.
 	r.endpoints(bad)
 	c.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
 	if resp, _ := c.response("GET"); resp.StatusCode != 502 {
@@ -250,7 +250,7 @@ func TestDrainingEndpoints(t *testing.T) {
 		}
 	}
 	set(schema.Endpoint{Addr: old, Draining: true})
-	c.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n") // better than nobody
+	c.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n") // better than no endpoint
 	if _, body := c.response("GET"); body != "old done" {
 		t.Fatal(body)
 	}

@@ -283,7 +283,7 @@ func TestLimits(t *testing.T) {
 			t.Errorf("at %s: %d, want %d", c.at, n, c.want)
 		}
 	}
-	// A flood of addresses takes no memory and stops nobody who is below the rate.
+	// A flood of addresses takes no memory and stops no client below the rate.
 	var wg sync.WaitGroup
 	for g := range 4 {
 		wg.Go(func() {
@@ -297,7 +297,7 @@ func TestLimits(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	// It makes nobody forgotten who is above it, while there are others.
+	// It evicts no client above the rate while there are others.
 	busy := netip.MustParseAddr("192.0.2.9")
 	at := now.Add(time.Minute)
 	for l.take("x", busy, 0.001, 3, at) {

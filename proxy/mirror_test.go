@@ -12,7 +12,7 @@ import (
 	"wayleave.dev/proxy/schema"
 )
 
-// Copies of requests go elsewhere, with their body where that is small; nobody waits for them, and what
+// Copies of requests go elsewhere, with their body where that is small; no request waits for them, and what
 // is kept out is not copied.
 func TestMirror(t *testing.T) {
 	copies := make(chan string, 100)

@@ -71,7 +71,7 @@ type proxiedConn struct {
 
 func (c *proxiedConn) Read(p []byte) (int, error) { return c.br.Read(p) }
 
-// readHeader reads a header as "1 CLIENT LOCAL" or "2 …"; it shares no code with who writes
+// readHeader reads a header as "1 CLIENT LOCAL" or "2 …"; it shares no code with the writer
 // them.
 func readHeader(br *bufio.Reader) (string, error) {
 	if first, err := br.Peek(1); err != nil {
@@ -148,7 +148,7 @@ func proxiedEndpoint(t testing.TB, encrypted bool) netip.AddrPort {
 	return addrOf(l)
 }
 
-// selfSigned makes a certificate that nobody signed.
+// selfSigned makes a certificate that no authority signed.
 func selfSigned(t testing.TB) tls.Certificate {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

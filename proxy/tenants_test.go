@@ -281,7 +281,7 @@ func TestNoSpellingOfAChallengeNeedsNoCertificate(t *testing.T) {
 	}
 }
 
-// Where one guard of several is enough, $remote_user is nobody that has not given its password.
+// Where one guard of several is enough, $remote_user is empty without a valid password.
 func TestNobodyIsAUserWithoutAPassword(t *testing.T) {
 	server := handler(t, func(http.ResponseWriter, *http.Request) {})
 	r := newRig(t, nil, handler(t, shows("X-User")))

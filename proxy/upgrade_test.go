@@ -139,7 +139,7 @@ func TestUpgradesThatWaitForContinue(t *testing.T) {
 	u.saw(t, `POST /exec upgrade="tcp" connection="Upgrade" length=2 chunked=false body={} error=<nil>`)
 }
 
-// An endpoint that answers as if nobody had asked for another protocol: the body was framed, and what comes behind
+// An endpoint that ignores the request for another protocol: the body was framed, and what comes behind
 // it is the next request.
 func TestUpgradesThatEndpointsIgnore(t *testing.T) {
 	u, r := newUpgrader(t, false, true)

@@ -45,8 +45,7 @@ type source struct {
 
 func newMetrics() *metrics {
 	m := &metrics{registry: prometheus.NewRegistry(),
-		up: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "wayleave_process_up",
-			Help: "1 when a process of the node gave its metrics to the last scrape, 0 when it did not."},
+		up: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: scrape.Up, Help: scrape.UpHelp},
 			[]string{scrape.ProcessLabel}),
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "wayleave_metrics_requests_total",
 			Help: "Requests for the metrics of the node, by the status of the response."}, []string{"code"})}

@@ -14,7 +14,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -30,7 +29,6 @@ type node struct {
 	*rig
 	addr    string
 	sockets map[string]string
-	hang    atomic.Bool
 }
 
 func startNode(t *testing.T) *node {
@@ -44,9 +42,7 @@ func startNode(t *testing.T) *node {
 			return net.ListenUnix("unix", &net.UnixAddr{Name: path})
 		},
 		Render: func(Page) Answer {
-			for n.hang.Load() {
-				time.Sleep(10 * time.Millisecond)
-			}
+			n.wait()
 			return Text("# TYPE wayleave_apply_total counter\nwayleave_apply_total{feature=\"dns\"} 7\n" +
 				"# TYPE wayleave_process_up gauge\nwayleave_process_up{process=\"l2\"} 1\n" +
 				"# TYPE go_goroutines gauge\ngo_goroutines 5\n")
@@ -57,14 +53,7 @@ func startNode(t *testing.T) *node {
 		s.Sources = append(s.Sources, Source{Name: name, Prefixes: []string{"wayleave_" + name + "_"},
 			Socket: n.sockets[name]})
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan struct{})
-	go func() { defer close(done); _ = s.Run(ctx) }()
-	t.Cleanup(func() { n.hang.Store(false); cancel(); <-done })
-	testnet.Eventually(t, 20*time.Second, func() error {
-		_, _, err := n.get(n.addr, "/metrics")
-		return err
-	})
+	n.run(s, n.addr, "/metrics")
 	return n
 }
 

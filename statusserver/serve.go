@@ -160,7 +160,7 @@ func (p *process) open(port Port, f *os.File) (*http.Server, error) {
 	s := &http.Server{Handler: mux, ReadHeaderTimeout: readTimeout, ReadTimeout: readTimeout,
 		WriteTimeout:   writeTimeout,
 		MaxHeaderBytes: maxHeader, ErrorLog: log.New(io.Discard, "", 0)}
-	// One request for each connection: who keeps one open keeps a place.
+	// One request for each connection: an open connection keeps a place.
 	s.SetKeepAlivesEnabled(false)
 	// HTTP/1 only: a connection then carries one request.
 	s.Protocols = new(http.Protocols)
@@ -265,7 +265,7 @@ type page struct {
 	mu      sync.Mutex
 	answer  Answer
 	at      time.Time
-	waiting chan struct{} // closed with the next answer; nil: nobody has asked
+	waiting chan struct{} // closed with the next answer; nil: no request waits
 	asked   time.Time
 }
 

@@ -20,14 +20,9 @@ import (
 
 // As the child, this program is the process that serves.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Args[1] == "status-server" {
-		if err := Main(); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		os.Exit(0)
-	}
-	os.Exit(m.Run())
+	testnet.Main(m, map[string]func(*slog.Logger) error{
+		"status-server": func(*slog.Logger) error { return Main() },
+	})
 }
 
 // rig is a supervisor whose process listens at two addresses.
@@ -64,9 +59,7 @@ func start(t *testing.T) *rig {
 			Port{Name: r.metrics, Pages: map[string]Page{"/metrics": Metrics, "/proxyMode": ProxyMode,
 				"/healthz": Alive}}),
 		Render: func(p Page) Answer {
-			for r.hang.Load() {
-				time.Sleep(10 * time.Millisecond)
-			}
+			r.wait()
 			a := Text(fmt.Sprintf("%s %d", p, r.rendered[p].Add(1)))
 			if p == Healthz {
 				a.Status = http.StatusServiceUnavailable
@@ -81,15 +74,30 @@ func start(t *testing.T) *rig {
 				}
 			}
 		}}
+	r.run(s, r.health, "/livez")
+	return r
+}
+
+// run runs a supervisor until the test or end ends, and waits for a page.
+func (r *rig) run(s *Supervisor, addr, path string) (end func()) {
+	r.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() { defer close(done); _ = s.Run(ctx) }()
-	t.Cleanup(func() { r.hang.Store(false); cancel(); <-done })
-	testnet.Eventually(t, 20*time.Second, func() error {
-		_, _, err := r.get(r.health, "/livez")
+	end = func() { r.hang.Store(false); cancel(); <-done }
+	r.t.Cleanup(end)
+	testnet.Eventually(r.t, 20*time.Second, func() error {
+		_, _, err := r.get(addr, path)
 		return err
 	})
-	return r
+	return end
+}
+
+// wait returns when the agent does not hang.
+func (r *rig) wait() {
+	for r.hang.Load() {
+		time.Sleep(10 * time.Millisecond)
+	}
 }
 
 func (r *rig) get(addr, path string) (int, string, error) {
@@ -228,20 +236,16 @@ func TestAPortThatIsTakenIsTriedAgain(t *testing.T) {
 	s := &Supervisor{Args: []string{"status-server"}, Log: slog.New(slog.DiscardHandler),
 		Ports:  ports(Port{Name: addr, Pages: map[string]Page{"/livez": Livez}}),
 		Render: func(Page) Answer { return Text("ok") }, Say: func(_ string, err error) { said <- err }}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan struct{})
-	go func() { defer close(done); _ = s.Run(ctx) }()
-	t.Cleanup(func() { cancel(); <-done })
-	if err := <-said; err == nil {
-		t.Fatal("nothing was said")
+	first := make(chan error, 1)
+	go func() {
+		first <- <-said
+		_ = other.Close()
+	}()
+	end := r.run(s, addr, "/livez")
+	if err := <-first; err == nil {
+		t.Error("nothing was said")
 	}
-	_ = other.Close()
-	testnet.Eventually(t, 20*time.Second, func() error {
-		_, _, err := r.get(addr, "/livez")
-		return err
-	})
-	cancel()
-	<-done
+	end()
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
 		t.Fatalf("the port is open after the end: %v", err)

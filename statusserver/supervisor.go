@@ -42,7 +42,7 @@ type Supervisor struct {
 	connected chan connection
 }
 
-// connection is one of a source, which nobody has read from. The file is its receiver's.
+// connection is one of a source, which is unread. Its receiver closes the file.
 type connection struct {
 	from string
 	file *os.File

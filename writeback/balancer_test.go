@@ -314,7 +314,7 @@ func TestAServiceGetsItsAddressInTheAPI(t *testing.T) {
 	if w.version != before {
 		t.Errorf("%d writes without a cause", w.version-before)
 	}
-	// What is given back is for who waits.
+	// A released address goes to a waiting Service.
 	e = w.elect(nil)
 	w.rest(e)
 	w.remove("a")

@@ -91,6 +91,15 @@ func (f *Feature) Facts(*agent.Node, model.Snapshot) []string {
 	return nil
 }
 
+// Processes implements agent.Supervising.
+func (f *Feature) Processes() map[string]bool {
+	a := f.announcer.Load()
+	if a == nil {
+		return nil
+	}
+	return map[string]bool{"bgp": a.sup.Report().Running}
+}
+
 // Metrics implements agent.Metered.
 func (f *Feature) Metrics(*agent.Node) []prometheus.Collector {
 	return []prometheus.Collector{metrics{f}}

@@ -1,19 +1,16 @@
 package bgp
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/netip"
 	"os"
-	"os/exec"
 	"strings"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"wayleave.dev/agent"
 	"wayleave.dev/config"
@@ -25,21 +22,10 @@ import (
 
 // The test's binary is the test, the agent of a node, and the process that the agent starts.
 func TestMain(m *testing.M) {
-	log := slog.New(slog.NewTextHandler(os.Stderr, nil)).With("pid", os.Getpid())
-	var err error
-	switch {
-	case len(os.Args) > 1 && os.Args[1] == "bgp":
-		err = speaker.Main()
-	case len(os.Args) > 2 && os.Args[1] == "agent":
-		err = node(log, os.Args[2])
-	default:
-		os.Exit(m.Run())
-	}
-	if err != nil {
-		log.Error("ended", "err", err)
-		os.Exit(1)
-	}
-	os.Exit(0)
+	testnet.Main(m, map[string]func(*slog.Logger) error{
+		"bgp":   func(*slog.Logger) error { return speaker.Main() },
+		"agent": func(log *slog.Logger) error { return node(log, os.Args[2]) },
+	})
 }
 
 // node runs the feature with objects, which change by the lines on the standard input.
@@ -73,16 +59,16 @@ func node(log *slog.Logger, run string) error {
 	ctx, cancel := context.WithCancel(context.Background())
 	go func() {
 		defer cancel()
-		for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
-			if lines.Text() == "own" || lines.Text() == "other" {
-				choices <- lines.Text() == "own"
-				continue
+		testnet.Decode(os.Stdin, func(line string) {
+			if line == "own" || line == "other" {
+				choices <- line == "own"
+				return
 			}
 			me, _ := store.Snapshot().Node("node1")
 			changed := *me
-			changed.Excluded = lines.Text() == "drain"
+			changed.Excluded = line == "drain"
 			_ = store.Write(func(w *model.Writer) { w.PutNode(&changed) })
-		}
+		})
 	}()
 	if err := f.Own(a)[0].Run(ctx); ctx.Err() == nil {
 		return err
@@ -119,20 +105,8 @@ func TestAServiceReachesARouter(t *testing.T) {
 	router.Addr("eth0", "10.9.0.254/24")
 	r := testnet.NewBIRD(router, routerConfig)
 	run := t.TempDir()
-	start := func() (*exec.Cmd, func(string)) {
-		cmd := exec.Command("/proc/self/exe", "agent", run)
-		cmd.Stderr = os.Stderr
-		in, err := cmd.StdinPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		ns.Must(cmd.Start)
-		t.Cleanup(func() { _ = in.Close(); _ = cmd.Process.Kill(); _ = cmd.Wait() })
-		return cmd, func(line string) {
-			if _, err := fmt.Fprintln(in, line); err != nil {
-				t.Fatal(err)
-			}
-		}
+	start := func() *testnet.Self {
+		return testnet.StartSelf(t, ns, func(out io.Reader) { _, _ = io.Copy(io.Discard, out) }, "agent", run)
 	}
 	has := func(want bool) {
 		t.Helper()
@@ -147,27 +121,24 @@ func TestAServiceReachesARouter(t *testing.T) {
 			return err
 		})
 	}
-	cmd, tell := start()
+	a := start()
 	has(true)
-	tell("drain")
+	a.Tell("drain")
 	has(false)
-	tell("stay")
+	a.Tell("stay")
 	has(true)
-	tell("other")
+	a.Tell("other")
 	has(false)
-	tell("own")
+	a.Tell("own")
 	has(true)
-	if err := unix.Kill(cmd.Process.Pid, unix.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
-	_ = cmd.Wait()
-	_, tell = start()
+	a.Kill()
+	a = start()
 	for end := time.Now().Add(12 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
 		if out := r.Show("show", "route", "192.0.2.10/32"); !strings.Contains(out, "via 10.9.0.1") {
 			t.Fatalf("the route is lost:\n%s", out)
 		}
 	}
-	tell("drain")
+	a.Tell("drain")
 	has(false)
 }
 

@@ -89,6 +89,15 @@ func (f *Feature) Facts(n *agent.Node, snap model.Snapshot) []string {
 	return nil
 }
 
+// Processes implements agent.Supervising.
+func (f *Feature) Processes() map[string]bool {
+	a := f.announcer.Load()
+	if a == nil {
+		return nil
+	}
+	return map[string]bool{"l2": a.sup.Report().Running}
+}
+
 // Metrics implements agent.Metered.
 func (f *Feature) Metrics(n *agent.Node) []prometheus.Collector {
 	return []prometheus.Collector{metrics{f, n}}

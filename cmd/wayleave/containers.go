@@ -35,7 +35,7 @@ func serveDNS(cmd *cobra.Command, _ []string) error {
 	return err
 }
 
-// endHung ends a server that answers nobody, with what its goroutines do in the
+// endHung ends a server that does not answer, with what its goroutines do in the
 // log: the kernel then sends queries to another node's server, and the kubelet
 // starts this one again.
 func endHung(log *slog.Logger, k schema.Socket) {

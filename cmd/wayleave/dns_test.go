@@ -26,7 +26,7 @@ import (
 
 // The local DNS server gets all queries while it lives, by UDP and TCP, and another
 // node's gets them while it does not: what the placement of DNS leaves tracked, the
-// service proxy takes. A server of somebody else on the wildcard address gets none.
+// service proxy takes. Another server on the wildcard address gets none.
 func TestQueriesGoToTheLocalServerWhileItLives(t *testing.T) {
 	n := newDNSNode(t)
 	pod, node, vip := n.pod, n.node, n.vip
@@ -149,7 +149,7 @@ func (n *dnsNode) place(t *testing.T, feed *dns.Feed) {
 	}
 }
 
-// who answers every line and datagram with a name, until stop or the test's end.
+// who answers each line and datagram with a name, until stop or the test's end.
 func who(t *testing.T, ns *testnet.NS, addr, name string) (stop func()) {
 	l, p := ns.Listen("tcp4", addr), ns.ListenPacket("udp4", addr)
 	go func() {

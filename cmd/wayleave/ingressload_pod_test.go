@@ -123,7 +123,7 @@ func (p *podServer) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	}
 }
 
-// socket says who it is, then sends back what comes.
+// socket sends its name, then echoes what it gets.
 func (p *podServer) socket(c *websocket.Conn) {
 	defer c.Close()
 	err := websocket.Message.Send(c, p.name)

@@ -78,7 +78,7 @@ func (c *changer) put(h *changedHost) {
 		time.Hour-time.Duration(h.version)*time.Second, h.options, paths...))
 }
 
-// get asks by plain HTTP who answers.
+// get returns the name of the pod that answers by plain HTTP.
 func (c *changer) get(host, path string) (status int, service string, err error) {
 	q, err := http.NewRequest(http.MethodGet, "http://"+loadPlain+path, nil)
 	if err != nil {

@@ -329,7 +329,7 @@ func (l flooded) floods() []flood {
 func paced(datagram []byte) func(context.Context, net.Conn) error {
 	return func(ctx context.Context, c net.Conn) error {
 		for ctx.Err() == nil {
-			_, _ = c.Write(datagram) // a port that nobody has is an error of the next
+			_, _ = c.Write(datagram) // a closed port is an error of the next
 			time.Sleep(5 * time.Millisecond)
 		}
 		return ctx.Err()

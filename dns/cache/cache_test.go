@@ -223,7 +223,7 @@ func TestLookupAllocatesNothing(t *testing.T) {
 	}
 }
 
-// TestTheCacheStaysWithinItsBytes: random names push out what nobody asks for.
+// TestTheCacheStaysWithinItsBytes: random names evict entries that are not asked for.
 func TestTheCacheStaysWithinItsBytes(t *testing.T) {
 	c, now := New(), time.Now()
 	limits := dnstest.Limits

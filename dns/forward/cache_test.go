@@ -79,7 +79,7 @@ func FuzzUpstreamReply(f *testing.F) {
 	})
 }
 
-// Times of the cache and of health are readings of the monotonic clock: who sets the node's clock makes no answer
+// Times of the cache and of health are readings of the monotonic clock: a change of the node's clock makes no answer
 // older or younger.
 func TestAClockThatIsSetMovesNoAnswer(t *testing.T) {
 	f := New(nil)

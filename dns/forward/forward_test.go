@@ -162,7 +162,7 @@ func TestOldAnswersWhenServersFail(t *testing.T) {
 				m.Answer[0].Header().Ttl != cache.StaleTTL {
 				t.Errorf("from the cache: %v, %v", m, err)
 			}
-			// The server comes back: who asks half a minute later brings the news in.
+			// The server comes back: a query half a minute later refreshes the answer.
 			up.Become(dnstest.Tells("192.0.2.2", 300))
 			clock.Add(cache.StaleRecheck + time.Second)
 			testnet.Eventually(t, 10*time.Second, func() error {

@@ -130,7 +130,7 @@ func (r *rig) follow(path string) *bufio.Scanner {
 	return s
 }
 
-// A reader who does not read holds no query up, and there are so many logs and no more.
+// A client that does not read delays no query, and the number of logs is bounded.
 func TestLogsAreBounded(t *testing.T) {
 	var logs queryLogs
 	var all []*queryLog

@@ -28,7 +28,7 @@ func TestAuthenticatedData(t *testing.T) {
 				m.Answer = []dns.RR{&dns.CNAME{Hdr: dns.RR_Header{Name: q.Question[0].Name, Rrtype: dns.TypeCNAME,
 					Class: dns.ClassINET, Ttl: 300}, Target: "a.plain.example."}}
 			}
-			// As a validating resolver does: only for who wants to know.
+			// As a validating resolver does: only for clients that ask for it.
 			if m.AuthenticatedData = ad && q.AuthenticatedData; m.AuthenticatedData {
 				asked.Add(1)
 			}

@@ -18,7 +18,7 @@ import (
 	"wayleave.dev/model"
 )
 
-// The whole name of a Service that is missing, or that has nobody ready, is never answered by a wildcard of the
+// The whole name of a Service that is missing, or that has no ready endpoint, is never answered by a wildcard of the
 // node's search domain: the client that asks for it does not walk on.
 func TestAWholeNameIsNotWalked(t *testing.T) {
 	r := &Resolver{Zone: zone.New(), Domains: []string{"cluster.local."}, Forward: func(_ context.Context,

@@ -211,7 +211,7 @@ func TestOnlyTheUsualSearchListIsWalked(t *testing.T) {
 }
 
 // An address is a pod's while its lease says so, whatever the API says late; and
-// nobody's where two claim it, or where no agent tells of changes.
+// no pod's where two claim it, or where no agent reports changes.
 func TestAReusedAddressIsNotTakenForAnother(t *testing.T) {
 	r := newCallersRig(t)
 	const first, none = "google.com.default.svc.cluster.local.", "NXDOMAIN:  +SOA"
@@ -236,7 +236,7 @@ func TestAReusedAddressIsNotTakenForAnother(t *testing.T) {
 	r.answered("10.7.0.3", "udp", "google.com.shop.svc.cluster.local.", dns.TypeA, googled)
 }
 
-// Without an agent nobody is known.
+// Without an agent no pod is known.
 func TestCallersAreForgottenWithTheAgent(t *testing.T) {
 	r := &callersRig{rig: newRig(t), out: newOutside(t), pods: map[model.Name]agent.CallerPlan{}}
 	stop := r.agent()

@@ -265,7 +265,7 @@ func TestAServerWithoutFilesServesOn(t *testing.T) {
 	}
 }
 
-// Pods that ask for names that nobody answers, each another, have no more than their share of the work:
+// Pods that ask for names that no server answers, each another, have no more than their share of the work:
 // the process stays within its memory, and names of other servers are resolved for other pods.
 func TestHostileNames(t *testing.T) {
 	r, pid := newHostileRig(t)

@@ -18,7 +18,7 @@ import (
 // headlessSlices are two slices of one service at a time.
 type headlessSlices [2]model.EndpointSlice
 
-// A headless Service with nobody ready has no name; an address is told once, whatever
+// A headless Service without a ready endpoint has no name; an address is sent once, whatever
 // names it has; a port is that of the hosts in its own slice.
 func TestHeadlessServices(t *testing.T) {
 	ready := func(a, host string) model.Endpoint {
@@ -113,7 +113,7 @@ func TestHeadlessServices(t *testing.T) {
 	}
 }
 
-// The SOA of a negative answer is of a zone above the name, or nobody may keep it.
+// The SOA of a negative answer is of a zone above the name, or no cache may keep it.
 func TestTheSOAOfAddressesNames(t *testing.T) {
 	r := &Resolver{Zone: zone.New(), Forward: upstream, Domains: []string{"cluster.local."}}
 	for a, zone := range map[string]string{"10.96.0.1": "in-addr.arpa.", "fd00:96::1": "ip6.arpa."} {

@@ -18,7 +18,7 @@ import (
 	"wayleave.dev/internal/testnet"
 )
 
-// loopback is a server at an address of this host that nobody else can have.
+// loopback is a server at an address of this host that no other test has.
 func loopback(t testing.TB) (*Server, net.Conn) {
 	t.Helper()
 	s := New(fill(t, dnstest.Cluster(t)), prometheus.NewRegistry(), slog.New(slog.DiscardHandler))

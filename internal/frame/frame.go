@@ -17,6 +17,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -31,6 +32,29 @@ func Send(c *net.UnixConn, v any, files []*os.File) error {
 	if err != nil {
 		return err
 	}
+	return write(c, body, files)
+}
+
+// Sender writes frames of several goroutines to one connection. A frame waits for the writing of another one, not for
+// its encoding.
+type Sender struct {
+	Conn *net.UnixConn
+
+	mu sync.Mutex
+}
+
+// Send writes a frame.
+func (s *Sender) Send(v any) error {
+	body, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return write(s.Conn, body, nil)
+}
+
+func write(c *net.UnixConn, body []byte, files []*os.File) error {
 	var head [4]byte
 	binary.BigEndian.PutUint32(head[:], uint32(len(body)))
 	var rights []byte
@@ -44,7 +68,7 @@ func Send(c *net.UnixConn, v any, files []*os.File) error {
 	if _, _, err := c.WriteMsgUnix(head[:], rights, nil); err != nil {
 		return err
 	}
-	_, err = c.Write(body)
+	_, err := c.Write(body)
 	return err
 }
 

@@ -51,7 +51,7 @@ func TestAFloodKeepsItsConnections(t *testing.T) {
 	}
 }
 
-// A SYN that nobody answers for stays in the listener's queue.
+// A SYN whose handshake is never completed stays in the listener's queue.
 func TestHalfOpenConnections(t *testing.T) {
 	server, client := testnet.New(t, "server"), testnet.New(t, "client")
 	testnet.Veth(server, "eth0", client, "eth0")

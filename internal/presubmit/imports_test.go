@@ -1,5 +1,5 @@
-// Package presubmit holds the tests that keep the house in order: who may import
-// whom, and that documents say what the code does.
+// Package presubmit holds the tests of the repository's rules: which package may import
+// which, and that documents agree with the code.
 package presubmit
 
 import (

@@ -23,6 +23,13 @@ const (
 // ProcessLabel is the label that tells the processes of a node apart.
 const ProcessLabel = "process"
 
+// Name and help of the metric that has a value for each process of a node. The status-server sets it for processes that
+// have metrics of their own, the agent for those that report to it.
+const (
+	Up     = "wayleave_process_up"
+	UpHelp = "1 when a process of the node gave its metrics to the last scrape, 0 when it did not."
+)
+
 // shared are the beginnings of the names that every process may have.
 var shared = []string{"go_", "process_", "wayleave_build_info", LeftOut}
 

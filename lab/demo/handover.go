@@ -142,23 +142,14 @@ func (t *Tour) commands(ctx context.Context, lines ...string) error {
 }
 
 // guide returns the commands of a page of docs/migrate below a heading, in order.
-func guide(page, heading string) ([]string, error) {
-	raw, err := os.ReadFile("docs/migrate/" + page)
-	if err != nil {
-		return nil, err
-	}
-	_, text, ok := strings.Cut(string(raw), "\n## "+heading+"\n")
-	if !ok {
-		return nil, fmt.Errorf("%s: no heading %q", page, heading)
-	}
-	text, _, _ = strings.Cut(text, "\n## ")
-	var out []string
-	for line := range strings.Lines(text) {
-		if code, ok := strings.CutPrefix(line, "    "); ok {
-			out = append(out, strings.TrimSpace(code))
+func guide(page, heading string) (out []string, err error) {
+	blocks, err := section("docs/migrate/"+page, heading)
+	for _, b := range blocks {
+		for line := range strings.Lines(b) {
+			out = append(out, strings.TrimSpace(line))
 		}
 	}
-	return out, nil
+	return out, err
 }
 
 // follow runs those commands of a guide that are for the API server and are not left out.

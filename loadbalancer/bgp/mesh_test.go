@@ -138,7 +138,7 @@ func (s *State) blocks(t *testing.T, node string) string {
 }
 
 // A node is believed what it says of its own blocks, and a route reflector or router what it says of the blocks of
-// other nodes; nobody anything else.
+// other nodes; no node anything else.
 func TestWhatIsBelievedInTheMesh(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(18, 3))
 	for _, reflected := range []bool{false, true} {

@@ -222,7 +222,7 @@ func TestNobodyLives(t *testing.T) {
 		t.Errorf("announced at %v", at)
 	}
 	b.answers(false, "nobody lives")
-	b.a.Heard(b.now, netip.MustParseAddr("198.51.100.1"), "b") // an address of nobody
+	b.a.Heard(b.now, netip.MustParseAddr("198.51.100.1"), "b") // an address without an owner
 }
 
 // Three that think themselves alone have one dispute, not one each time another of them is heard.

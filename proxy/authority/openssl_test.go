@@ -20,7 +20,7 @@ import (
 	"wayleave.dev/internal/testnet"
 )
 
-// member is a certificate of a random world, with its key and who signed it.
+// member is a certificate of a random world, with its key and its issuer.
 type member struct {
 	*x509.Certificate
 	key *ecdsa.PrivateKey

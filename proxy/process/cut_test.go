@@ -252,7 +252,7 @@ func (r *rig) curlClient(curl, host string, front int) error {
 	return err
 }
 
-// rawClient reads to the end of the connection: who has nothing but that to tell a whole response by.
+// rawClient reads to the end of the connection, which alone says that a response is complete.
 // By HTTP/1.1 and HTTP/2 Go's client is all that a reader of the frames could be.
 func (r *rig) rawClient(host string, front int) error {
 	if !strings.HasPrefix(fronts[front].name, "HTTP/1.") {

@@ -106,7 +106,7 @@ func TestCurl(t *testing.T) {
 	}
 }
 
-// Each name gets its certificate, or one that is nobody's.
+// Each name gets its certificate, or the default one.
 func TestSNI(t *testing.T) {
 	r := newRig(t)
 	b := r.backend("b", says("b"))
@@ -155,7 +155,7 @@ func TestSNI(t *testing.T) {
 	check("d/general", same)
 	check("d/general", map[string]string{"": "d/general", "bare.other.com": "d/general",
 		"lost.example.com": "d/general", "bad.example.com": "d/general"})
-	// A bad pair takes the last good one's place for nobody, and is reported.
+	// A bad pair does not replace the last good one, and is reported.
 	set := func(c schema.Certificate) {
 		if err := r.feed.Certificates().Apply(t.Context(), map[string]schema.Certificate{c.Key: c}, nil); err != nil {
 			t.Fatal(err)

@@ -732,7 +732,7 @@ func TestDrain(t *testing.T) {
 	}
 }
 
-// Connections are bounded in all and for each client; who closes makes room.
+// Connections are bounded in all and for each client; a closed one makes room.
 func TestConnectionLimits(t *testing.T) {
 	r := newRig(t)
 	r.settings = schema.Settings{Connections: 30, ConnectionsPerClient: 10}
@@ -792,7 +792,7 @@ func TestConnectionLimits(t *testing.T) {
 	})
 }
 
-// The PROXY protocol is spoken by who must, and by nobody else.
+// Only peers that must speak the PROXY protocol may speak it.
 func TestPROXYProtocol(t *testing.T) {
 	r := newRig(t)
 	r.settings = schema.Settings{ProxyProtocol: []netip.Prefix{netip.MustParsePrefix("127.0.0.9/32")}}
@@ -853,7 +853,7 @@ func TestPROXYProtocol(t *testing.T) {
 		{lb, v2(1, 0x11, four[:8], ""), "closed"}, {lb, v2(2, 0x11, four, ""), "closed"},
 		{lb, v2(1, 0x11, four, strings.Repeat("x", 5000)), "closed"},
 		{lb, strings.Replace(v2(1, 0x11, four, ""), "\x21\x11", "\x11\x11", 1), "closed"},
-		// From who is not trusted it is no request.
+		// From a peer that is not trusted it is no request.
 		{other, "PROXY TCP4 192.0.2.1 192.0.2.2 12345 80\r\n", "400"}, {other, v2(1, 0x11, four, ""), "400"},
 		{other, "", other},
 	} {

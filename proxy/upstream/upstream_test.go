@@ -138,7 +138,7 @@ func TestEjection(t *testing.T) {
 		if bad.Ejected() {
 			t.Error("ejected by failures that were not in a row")
 		}
-		// All are ejected: still somebody is asked, and one that was not tried.
+		// All are ejected: an endpoint is still asked, and one that was not tried.
 		for _, e := range b.all {
 			for range 5 {
 				e.Failed()

@@ -144,7 +144,7 @@ func flood(c net.Conn) {
 	}
 }
 
-// Malformed messages end only the session of the one who sends them.
+// Malformed messages end only the session of their sender.
 func TestMalformedMessages(t *testing.T) {
 	t.Parallel()
 	w := newRack(t, 2)

@@ -50,7 +50,7 @@ func TestAMeshOfNodes(t *testing.T) {
 			case start:
 				n.start(state)
 			case ok:
-				n.set(state)
+				n.Tell(state)
 			}
 		}
 	}

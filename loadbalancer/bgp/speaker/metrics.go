@@ -7,9 +7,6 @@ import (
 )
 
 var (
-	processUp = prometheus.NewDesc("wayleave_process_up",
-		"1 when a process of the node gave its metrics to the last scrape, 0 when it did not.",
-		[]string{"process"}, nil)
 	restartsDesc = prometheus.NewDesc("wayleave_bgp_restarts_total", "Restarts of the process bgp.", nil, nil)
 	refusedDesc  = prometheus.NewDesc("wayleave_bgp_refused_connections_total",
 		"Connections to the BGP port that were refused, because they came from no peer.", nil, nil)
@@ -23,8 +20,7 @@ var (
 		"Messages of a BGP session by direction: in, out.", []string{"session", "peer", "direction"}, nil)
 )
 
-// Describe implements prometheus.Collector. It leaves out wayleave_process_up, which the process l2 describes: a
-// registry takes each name from one collector only, and an agent that cannot register its metrics does not start.
+// Describe implements prometheus.Collector.
 func (s *Supervisor) Describe(to chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{restartsDesc, refusedDesc, sessionUp, prefixesDesc, messagesDesc} {
 		to <- d
@@ -43,7 +39,6 @@ func (s *Supervisor) Collect(to chan<- prometheus.Metric) {
 		}
 		return 0
 	}
-	give(processUp, prometheus.GaugeValue, flag(r.Running), "bgp")
 	give(restartsDesc, prometheus.CounterValue, float64(r.Restarts))
 	give(refusedDesc, prometheus.CounterValue, float64(r.Refused))
 	for _, x := range r.Sessions {

@@ -60,13 +60,13 @@ func TestAttributesOfAClass(t *testing.T) {
 	n.established("BGPPeer router")
 	since := n.since("BGPPeer router")
 	state.Classes[0].MED, state.Classes[0].Communities = pointer(70), []uint32{64512<<16 | 300}
-	n.set(state)
+	n.Tell(state)
 	shows(t, r, route10, "BGP.med: 70", "(64512,300)")
 	state.Classes = state.Classes[1:]
-	n.set(state)
+	n.Tell(state)
 	shows(t, r, route10, "BGP.med: 9")
 	state.Classes = nil
-	n.set(state)
+	n.Tell(state)
 	has(t, r)
 	if now := n.since("BGPPeer router"); !now.Equal(since) {
 		t.Errorf("the session was lost: %s, now %s", since, now)
@@ -118,7 +118,7 @@ func TestOptionsOfASession(t *testing.T) {
 			}
 			right := toRouter(router4)
 			x.change(&right)
-			n.set(n.state(right, "192.0.2.10/32"))
+			n.Tell(n.state(right, "192.0.2.10/32"))
 			n.established("BGPPeer router")
 			has(t, r, "192.0.2.10/32")
 		})

@@ -13,8 +13,8 @@ import (
 )
 
 // The library has one policy for all peers. A path of this node carries a mark for each of its classes, which are large
-// communities of an ASN that nobody has (RFC 7300), and a rule for each class selects by mark and peer, and removes all
-// marks. A path without a mark is announced to nobody.
+// communities of a reserved ASN (RFC 7300), and a rule for each class selects by mark and peer, and removes all
+// marks. A path without a mark is announced to no peer.
 const (
 	markASN   = 4294967295
 	markMatch = "^4294967295:0:%d$"

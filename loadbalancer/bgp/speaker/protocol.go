@@ -8,14 +8,12 @@ package speaker
 
 import "wayleave.dev/loadbalancer/bgp"
 
-// order is a frame of the agent. Absent fields stay as they are.
+// order is sent by the agent.
 type order struct {
 	State *bgp.State `json:"state,omitempty"`
-	Ping  uint64     `json:"ping,omitempty"`
 }
 
-// news is a frame of the process.
+// news are sent by the process.
 type news struct {
-	Pong   uint64      `json:"pong,omitempty"`
 	Report *bgp.Report `json:"report,omitempty"`
 }

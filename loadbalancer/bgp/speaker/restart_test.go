@@ -222,7 +222,7 @@ func TestRoutersKeepRoutesThroughRestarts(t *testing.T) {
 			n.again("BGPPeer router", pid)
 			// The agent finds the rules of the one before it.
 			state.Restarting = true
-			for _, end := range []func(){n.kill, n.stop} {
+			for _, end := range []func(){func() { n.Kill() }, func() { n.Stop() }} {
 				pid = n.now().PID
 				end()
 				time.Sleep(time.Second)
@@ -235,7 +235,7 @@ func TestRoutersKeepRoutesThroughRestarts(t *testing.T) {
 			}
 			lossless()
 			routed(t, w.router, 1, "192.0.2.10", "192.0.2.11", "2001:db8::10", "2001:db8::11")
-			n.kill()
+			n.Kill()
 			state = n.state(toRouter(router4), prefixes[0], prefixes[2])
 			state.Restarting = true
 			n.start(state)
@@ -275,7 +275,7 @@ func TestRoutesOfTheDeadGo(t *testing.T) {
 		s.Restart = 5 * time.Second
 		n.start(n.state(s, "192.0.2.10/32"))
 		has(t, r, "192.0.2.10/32")
-		n.kill()
+		n.Kill()
 		time.Sleep(2 * time.Second)
 		if err := hasNow(r, "192.0.2.10/32"); err != nil {
 			t.Errorf("within the restart time: %v", err)
@@ -296,7 +296,7 @@ func TestFRRSpreadsOverThreeNodes(t *testing.T) {
 	n := w.nodes[1]
 	n.established("BGPPeer router")
 	since := n.since("BGPPeer router")
-	n.set(n.state(toRouter(router4)))
+	n.Tell(n.state(toRouter(router4)))
 	routed(t, w.router, 2, "192.0.2.10", "2001:db8::10")
 	if now := n.since("BGPPeer router"); !now.Equal(since) {
 		t.Errorf("the session was lost: %s, now %s", since, now)

@@ -1,7 +1,6 @@
 package speaker
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -9,7 +8,6 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
-	"os/exec"
 	"slices"
 	"strings"
 	"sync"
@@ -22,21 +20,10 @@ import (
 
 // The test's binary is all three: the test, the agent of a node, and the process that the agent starts.
 func TestMain(m *testing.M) {
-	log := slog.New(slog.NewTextHandler(os.Stderr, nil)).With("pid", os.Getpid())
-	var err error
-	switch {
-	case len(os.Args) > 1 && os.Args[1] == "bgp":
-		err = Main()
-	case len(os.Args) > 1 && os.Args[1] == "agent":
-		err = agent(log)
-	default:
-		os.Exit(m.Run())
-	}
-	if err != nil {
-		log.Error("ended", "args", os.Args[1:], "err", err)
-		os.Exit(1)
-	}
-	os.Exit(0)
+	testnet.Main(m, map[string]func(*slog.Logger) error{
+		"bgp":   func(*slog.Logger) error { return Main() },
+		"agent": agent,
+	})
 }
 
 // agent runs a Supervisor by the states on its standard input, and ends with that.
@@ -57,13 +44,7 @@ func agent(log *slog.Logger) error {
 	}()
 	go func() {
 		defer cancel()
-		for in := json.NewDecoder(os.Stdin); ; {
-			var state bgp.State
-			if err := in.Decode(&state); err != nil {
-				return
-			}
-			s.Set(state)
-		}
+		testnet.Decode(os.Stdin, s.Set)
 	}()
 	return s.Run(ctx)
 }
@@ -74,11 +55,9 @@ type node struct {
 	ns   *testnet.NS
 	addr [2]netip.Addr // IPv4, IPv6
 
-	cmd    *exec.Cmd
-	in     io.WriteCloser
+	*testnet.Self
 	mu     sync.Mutex
 	report bgp.Report
-	done   chan struct{}
 }
 
 // rack is nodes and a router on one switch.
@@ -125,65 +104,17 @@ func newRack(t *testing.T, n int) *rack {
 // start runs the node's agent.
 func (n *node) start(state bgp.State) {
 	n.t.Helper()
-	cmd := exec.Command("/proc/self/exe", "agent")
-	cmd.Stderr = os.Stderr
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		n.t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		n.t.Fatal(err)
-	}
-	n.ns.Must(cmd.Start)
 	n.mu.Lock()
 	n.report = bgp.Report{}
 	n.mu.Unlock()
-	n.cmd, n.in, n.done = cmd, in, make(chan struct{})
-	go n.read(out, n.done)
-	n.t.Cleanup(func() {
-		_ = in.Close()
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	})
-	n.set(state)
-}
-
-func (n *node) read(out io.Reader, done chan struct{}) {
-	defer close(done)
-	for dec := json.NewDecoder(bufio.NewReader(out)); ; {
-		var r bgp.Report
-		if dec.Decode(&r) != nil {
-			return
-		}
-		n.mu.Lock()
-		n.report = r
-		n.mu.Unlock()
-	}
-}
-
-func (n *node) set(state bgp.State) {
-	n.t.Helper()
-	if err := json.NewEncoder(n.in).Encode(state); err != nil {
-		n.t.Fatal(err)
-	}
-}
-
-// kill ends the agent without a word, and stop by the end of its orders.
-func (n *node) kill() {
-	n.t.Helper()
-	if err := n.cmd.Process.Kill(); err != nil {
-		n.t.Fatal(err)
-	}
-	_ = n.cmd.Wait() // "signal: killed"
-	<-n.done
-}
-
-func (n *node) stop() {
-	n.t.Helper()
-	_ = n.in.Close()
-	_ = n.cmd.Wait()
-	<-n.done
+	n.Self = testnet.StartSelf(n.t, n.ns, func(out io.Reader) {
+		testnet.Decode(out, func(r bgp.Report) {
+			n.mu.Lock()
+			n.report = r
+			n.mu.Unlock()
+		})
+	}, "agent")
+	n.Tell(state)
 }
 
 func (n *node) now() bgp.Report {

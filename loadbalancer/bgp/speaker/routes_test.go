@@ -76,7 +76,7 @@ func TestRoutesOfAPeer(t *testing.T) {
 	has(t, other, "192.0.2.10/32")
 	// A change of the rows is applied to what the peer has sent.
 	state.Imports = state.Imports[:2]
-	n.set(state)
+	n.Tell(state)
 	n.learned()
 }
 

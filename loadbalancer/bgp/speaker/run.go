@@ -2,15 +2,12 @@ package speaker
 
 import (
 	"errors"
-	"io"
 	"log/slog"
 	"net"
-	"sync"
-	"syscall"
 	"time"
 
 	"wayleave.dev/internal/child"
-	"wayleave.dev/internal/frame"
+	"wayleave.dev/internal/supervisor"
 	"wayleave.dev/loadbalancer/bgp"
 )
 
@@ -30,9 +27,8 @@ func Main() error { return child.Main("bgp", Run, child.BindService) }
 // their connections without a notification, after which peers keep the routes of a gracefully restarting process.
 func Run(conn *net.UnixConn, log *slog.Logger) error {
 	e := newEngine(log)
-	out := newOutbox(conn)
-	defer out.close()
-	frames := receive(conn)
+	agent := supervisor.NewParent[order, news](conn, latest)
+	defer agent.Close()
 	look, again := time.NewTicker(lookEvery), time.NewTicker(applyAgain)
 	defer look.Stop()
 	defer again.Stop()
@@ -41,21 +37,13 @@ func Run(conn *net.UnixConn, log *slog.Logger) error {
 	var applied bool
 	for {
 		select {
-		case r := <-frames:
-			// A killed agent leaves a reset socket.
-			if errors.Is(r.err, io.EOF) || errors.Is(r.err, syscall.ECONNRESET) {
-				return nil
+		case <-agent.Probes:
+			continue
+		case o, ok := <-agent.Orders:
+			if !ok {
+				return agent.Err()
 			}
-			if r.err != nil {
-				return r.err
-			}
-			if r.order.Ping != 0 {
-				out.put(func(n *news) { n.Pong = r.order.Ping })
-			}
-			if r.order.State == nil {
-				continue
-			}
-			state, applied = r.order.State, false
+			state, applied = o.Order.State, false
 		case <-e.changed:
 			if d := time.Until(reported.Add(reportEvery)); d > 0 {
 				time.Sleep(d)
@@ -80,70 +68,12 @@ func Run(conn *net.UnixConn, log *slog.Logger) error {
 		}
 		reported = time.Now()
 		r := e.report()
-		out.put(func(n *news) { n.Report = &r })
+		agent.Put(func(n *news) { n.Report = &r })
 	}
 }
 
-type received struct {
-	order order
-	err   error
+// latest has the loop apply only the last of the states that wait.
+func latest(waiting *order, next order) bool {
+	*waiting = next
+	return true
 }
-
-func receive(conn *net.UnixConn) <-chan received {
-	frames := make(chan received)
-	go func() {
-		for {
-			var r received
-			if _, r.err = frame.Receive(conn, &r.order); r.err != nil {
-				frames <- r
-				return
-			}
-			frames <- r
-		}
-	}()
-	return frames
-}
-
-// outbox sends news, the latest of each kind: an agent that does not read must not delay sessions.
-type outbox struct {
-	conn *net.UnixConn
-	mu   sync.Mutex
-	next news
-	wake chan struct{}
-	done chan struct{}
-}
-
-func newOutbox(conn *net.UnixConn) *outbox {
-	o := &outbox{conn: conn, wake: make(chan struct{}, 1), done: make(chan struct{})}
-	go o.run()
-	return o
-}
-
-func (o *outbox) put(change func(*news)) {
-	o.mu.Lock()
-	change(&o.next)
-	o.mu.Unlock()
-	select {
-	case o.wake <- struct{}{}:
-	default:
-	}
-}
-
-func (o *outbox) run() {
-	for {
-		select {
-		case <-o.done:
-			return
-		case <-o.wake:
-		}
-		o.mu.Lock()
-		n := o.next
-		o.next = news{}
-		o.mu.Unlock()
-		if err := frame.Send(o.conn, n, nil); err != nil {
-			return // the agent is gone, which Run notices, too
-		}
-	}
-}
-
-func (o *outbox) close() { close(o.done) }

@@ -44,7 +44,7 @@ func TestARouterLearnsTheAddresses(t *testing.T) {
 					return err
 				})
 			}
-			n.set(n.state(toRouter(addr), "192.0.2.11/32", "2001:db8::10/128"))
+			n.Tell(n.state(toRouter(addr), "192.0.2.11/32", "2001:db8::10/128"))
 			has(t, r, "192.0.2.11/32", "2001:db8::10/128")
 		})
 	}
@@ -52,18 +52,16 @@ func TestARouterLearnsTheAddresses(t *testing.T) {
 
 // The metrics are there under the names of the docs, also before the process runs.
 func TestMetrics(t *testing.T) {
-	// A pedantic registry would miss wayleave_process_up, which the process l2 describes.
-	reg := prometheus.NewRegistry()
+	reg := prometheus.NewPedanticRegistry()
 	s := New(slog.New(slog.DiscardHandler))
 	if err := reg.Register(s); err != nil {
 		t.Fatal(err)
 	}
-	s.publish(func(r *bgp.Report) {
-		r.Refused = 4
-		r.Sessions = []bgp.SessionReport{{Name: "BGPPeer rack", Addr: router4, State: bgp.Established, Advertised: 3,
+	s.now.Change(func(w *watched) {
+		w.refused, w.report.Refused = 1, 4
+		w.report.Sessions = []bgp.SessionReport{{Name: "BGPPeer rack", Addr: router4, State: bgp.Established, Advertised: 3,
 			Received: 2, Accepted: 1}, {Name: "BGPPeer range", State: "listening"}}
 	})
-	s.refused = 1
 	families, err := reg.Gather()
 	if err != nil {
 		t.Fatal(err)
@@ -80,8 +78,8 @@ func TestMetrics(t *testing.T) {
 	}
 	for name, want := range map[string]float64{"wayleave_bgp_session_up/10.9.0.254/BGPPeer rack": 1,
 		"wayleave_bgp_prefixes/advertised/10.9.0.254/BGPPeer rack": 3, "wayleave_bgp_refused_connections_total": 5,
-		"wayleave_bgp_prefixes/accepted/10.9.0.254/BGPPeer rack": 1, "wayleave_process_up/bgp": 0,
-		"wayleave_bgp_restarts_total": 0} {
+		"wayleave_bgp_prefixes/accepted/10.9.0.254/BGPPeer rack": 1,
+		"wayleave_bgp_restarts_total":                            0} {
 		if v, ok := got[name]; !ok || v != want {
 			t.Errorf("%s is %v, %t; want %v; all: %v", name, v, ok, want, got)
 		}

@@ -2,15 +2,12 @@ package speaker
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"log/slog"
 	"sync"
 	"time"
 
-	"wayleave.dev/internal/child"
-	"wayleave.dev/internal/frame"
 	"wayleave.dev/internal/logging"
+	"wayleave.dev/internal/supervisor"
 	"wayleave.dev/loadbalancer/bgp"
 )
 
@@ -18,6 +15,8 @@ const (
 	pingEvery = time.Second
 	// hungAfter is when a process that does not answer is killed. The minimum hold time is 3 seconds.
 	hungAfter = 15 * time.Second
+	// stuckAfter bounds one step of the loop. A flood of prefixes kept it busy for 16 seconds.
+	stuckAfter = 2 * time.Minute
 	// Memory is the limit of the Go runtime of the process, in bytes: 1,000 sessions, and the prefixes that peers may
 	// send.
 	Memory = 512 << 20
@@ -30,21 +29,24 @@ type Supervisor struct {
 	// Logs are the settings that the log of the process follows; nil for the defaults. Set it before Run.
 	Logs *logging.Log
 
-	args []string
-	log  *slog.Logger
+	process *supervisor.Supervisor[order, news]
+	now     supervisor.Watched[watched]
 
-	mu       sync.Mutex
-	state    *bgp.State
-	report   bgp.Report
-	refused  uint64 // by earlier processes
-	restarts uint64
-	changed  chan struct{} // closed at each new report
-	wake     chan struct{} // there is something to send to the process
+	mu    sync.Mutex
+	state *bgp.State
+}
+
+// watched is what Watch returns.
+type watched struct {
+	report  bgp.Report
+	refused uint64 // by earlier processes
 }
 
 // New returns a supervisor that starts this program with the arguments.
 func New(log *slog.Logger, args ...string) *Supervisor {
-	return &Supervisor{args: args, log: log, changed: make(chan struct{}), wake: make(chan struct{}, 1)}
+	return &Supervisor{process: supervisor.New[order, news](log, supervisor.Options{Name: "bgp", Args: args,
+		Memory: Memory, MaxNews: maxNews, PingEvery: pingEvery, LookEvery: pingEvery, StartsWithin: hungAfter,
+		HungAfter: hungAfter, StuckAfter: stuckAfter})}
 }
 
 // Set replaces the complete desired state, which must not be changed afterwards. A process has no session before.
@@ -52,10 +54,7 @@ func (s *Supervisor) Set(state bgp.State) {
 	s.mu.Lock()
 	s.state = &state
 	s.mu.Unlock()
-	select {
-	case s.wake <- struct{}{}:
-	default:
-	}
+	s.process.Wake()
 }
 
 // Report returns the state of the process.
@@ -66,165 +65,62 @@ func (s *Supervisor) Report() bgp.Report {
 
 // Watch returns Report, and a channel that is closed when there is a new one.
 func (s *Supervisor) Watch() (bgp.Report, <-chan struct{}) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	r := s.report
-	r.Restarts, r.Refused = s.restarts, s.refused+r.Refused
-	return r, s.changed
-}
-
-func (s *Supervisor) publish(change func(*bgp.Report)) {
-	s.mu.Lock()
-	change(&s.report)
-	close(s.changed)
-	s.changed = make(chan struct{})
-	s.mu.Unlock()
+	w, changed := s.now.Watch()
+	r := w.report
+	r.Restarts, r.Refused = s.process.Restarts(), w.refused+r.Refused
+	return r, changed
 }
 
 // Run keeps the process running until the context ends, and then stops it.
 func (s *Supervisor) Run(ctx context.Context) error {
-	first := true
-	return child.Keep(ctx, func(ctx context.Context) error {
-		if !first {
-			s.mu.Lock()
-			s.restarts++
-			s.mu.Unlock()
-		}
-		first = false
-		return s.once(ctx)
+	s.process.Logs = s.Logs
+	return s.process.Run(ctx, func(p *supervisor.Process[order]) supervisor.Agent[news] {
+		return &teller{s: s, p: p}
 	}, func(err error) {
-		s.publish(func(r *bgp.Report) {
-			s.refused += r.Refused
-			*r = bgp.Report{}
+		s.now.Change(func(w *watched) {
+			*w = watched{refused: w.refused + w.report.Refused}
 			if err != nil {
-				r.Problem = err.Error()
+				w.report.Problem = err.Error()
 			}
 		})
-		if ctx.Err() == nil {
-			s.log.Warn("bgp has exited; restarting it", "err", err)
-		}
 	})
 }
 
-// once runs one process to its end.
-func (s *Supervisor) once(ctx context.Context) error {
-	p, err := child.Start(Memory, s.Logs, s.args...)
-	if err != nil {
-		return err
-	}
-	k := &keeper{s: s, p: p, pong: time.Now(), news: make(chan news), end: make(chan struct{})}
-	defer close(k.end)
-	go k.receive()
-	err = k.loop(ctx)
-	if ctx.Err() == nil {
-		p.Kill()
-		return err
-	}
-	return errors.Join(err, p.EndSoon())
+// teller tells one process what to do.
+type teller struct {
+	s     *Supervisor
+	p     *supervisor.Process[order]
+	state *bgp.State // last sent
 }
 
-// keeper is the state of one process.
-type keeper struct {
-	s    *Supervisor
-	p    *child.Process
-	news chan news
-	end  chan struct{}
-
-	state  *bgp.State // last sent
-	pinged uint64
-	pong   time.Time
-	ticked time.Time
-}
-
-func (k *keeper) receive() {
-	for {
-		var n news
-		if _, err := frame.ReceiveWithin(k.p.Conn, &n, frame.Limits{Bytes: maxNews}); err != nil {
-			close(k.news)
-			return
-		}
-		select {
-		case k.news <- n:
-		case <-k.end:
-			return
-		}
-	}
-}
-
-func (k *keeper) loop(ctx context.Context) error {
-	ping := time.NewTicker(pingEvery)
-	defer ping.Stop()
-	for {
-		if err := k.tell(); err != nil {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-k.p.Done():
-			return errors.New("exited without an error")
-		case n, ok := <-k.news:
-			if !ok {
-				return errors.New("it closed its socket")
-			}
-			k.hear(n)
-		case <-k.s.wake:
-		case <-ping.C:
-			if err := k.ping(time.Now()); err != nil {
-				return err
-			}
-		}
-	}
-}
-
-// ping asks the process for a sign of life.
-func (k *keeper) ping(now time.Time) error {
-	if now.Sub(k.ticked) > 2*pingEvery {
-		k.pong = now // this process hung itself: the answer may be waiting
-	}
-	k.ticked = now
-	if since := now.Sub(k.pong); since > hungAfter {
-		return fmt.Errorf("it has not answered for %s", since.Round(time.Millisecond))
-	}
-	k.pinged++
-	return k.send(order{Ping: k.pinged})
-}
-
-func (k *keeper) hear(n news) {
-	if n.Pong != 0 {
-		k.pong = time.Now()
-	}
+// Hear implements supervisor.Agent.
+func (t *teller) Hear(n news) {
 	if n.Report == nil {
 		return
 	}
-	k.s.publish(func(r *bgp.Report) {
-		*r = *n.Report
-		r.Running, r.PID = true, k.p.PID()
+	t.s.now.Change(func(w *watched) {
+		w.report = *n.Report
+		w.report.Running, w.report.PID = true, t.p.PID()
 	})
 }
 
-// tell sends the desired state, if the process has another one.
-func (k *keeper) tell() error {
-	k.s.mu.Lock()
-	state, restarted := k.s.state, k.s.restarts > 0
-	k.s.mu.Unlock()
-	if state == nil || state == k.state {
+// Tell sends the desired state, if the process has another one.
+func (t *teller) Tell() error {
+	t.s.mu.Lock()
+	state := t.s.state
+	t.s.mu.Unlock()
+	if state == nil || state == t.state {
 		return nil
 	}
-	k.state = state
-	if restarted && !state.Restarting {
+	t.state = state
+	if t.s.process.Restarts() > 0 && !state.Restarting {
 		// The rules of this node outlived the process.
 		again := *state
 		again.Restarting = true
 		state = &again
 	}
-	return k.send(order{State: state})
+	return t.p.Send(order{State: state})
 }
 
-// send bounds the delay by a hung process: its socket's buffer may be full.
-func (k *keeper) send(o order) error {
-	if err := k.p.Conn.SetWriteDeadline(time.Now().Add(hungAfter)); err != nil {
-		return err
-	}
-	return frame.Send(k.p.Conn, o, nil)
-}
+// End implements supervisor.Agent.
+func (t *teller) End() error { return nil }

@@ -1,7 +1,6 @@
 package speaker
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -22,24 +21,12 @@ import (
 	"wayleave.dev/loadbalancer/peers"
 )
 
-// The test's binary is all three: the test, the agent of a node, and the process that the agent
-// starts.
+// The test's binary is all three: the test, the agent of a node, and the process that the agent starts.
 func TestMain(m *testing.M) {
-	log := slog.New(slog.NewTextHandler(os.Stderr, nil)).With("pid", os.Getpid())
-	var err error
-	switch {
-	case len(os.Args) > 1 && os.Args[1] == "l2":
-		err = Main()
-	case len(os.Args) > 1 && os.Args[1] == "agent":
-		err = agent(log)
-	default:
-		os.Exit(m.Run())
-	}
-	if err != nil {
-		log.Error("ended", "args", os.Args[1:], "err", err)
-		os.Exit(1)
-	}
-	os.Exit(0)
+	testnet.Main(m, map[string]func(*slog.Logger) error{
+		"l2":    func(*slog.Logger) error { return Main() },
+		"agent": agent,
+	})
 }
 
 // command is a line that the test sends to an agent.
@@ -79,11 +66,7 @@ func agent(log *slog.Logger) error {
 	}()
 	go func() {
 		defer cancel()
-		for in := json.NewDecoder(os.Stdin); ; {
-			var c command
-			if err := in.Decode(&c); err != nil {
-				return
-			}
+		testnet.Decode(os.Stdin, func(c command) {
 			switch {
 			case c.State != nil:
 				s.Set(*c.State)
@@ -97,9 +80,9 @@ func agent(log *slog.Logger) error {
 				}()
 			case c.Handover:
 				s.Handover()
-				return
+				cancel()
 			}
-		}
+		})
 	}()
 	return s.Run(ctx)
 }
@@ -112,13 +95,10 @@ type node struct {
 	mac  string
 	addr []netip.Addr
 
-	cmd     *exec.Cmd
-	in      *json.Encoder
-	close   io.Closer
+	*testnet.Self
 	mu      sync.Mutex
 	report  Report
 	drained chan string
-	done    chan struct{}
 }
 
 // cluster is nodes and an outside machine on one switch.
@@ -202,71 +182,39 @@ func (w *cluster) start() {
 // start runs the node's agent.
 func (n *node) start(state State) {
 	n.t.Helper()
-	cmd := exec.Command("/proc/self/exe", "agent")
-	cmd.Stderr = os.Stderr
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		n.t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		n.t.Fatal(err)
-	}
-	n.ns.Must(cmd.Start)
-	n.mu.Lock()
-	n.report = Report{}
-	n.mu.Unlock()
-	n.cmd, n.in, n.close, n.drained, n.done = cmd, json.NewEncoder(in), in, make(chan string, 1), make(chan struct{})
-	go n.read(out, n.drained, n.done)
-	n.t.Cleanup(func() {
-		_ = in.Close()
-		// What a test stopped must not outlive it.
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	})
+	n.forget()
+	drained := make(chan string, 1)
+	n.drained = drained
+	n.Self = testnet.StartSelf(n.t, n.ns, func(out io.Reader) {
+		testnet.Decode(out, func(l line) {
+			if l.Report != nil {
+				n.mu.Lock()
+				n.report = *l.Report
+				n.mu.Unlock()
+			}
+			if l.Drained != nil {
+				drained <- *l.Drained
+			}
+		})
+	}, "agent")
 	n.set(state)
 }
 
-func (n *node) read(out io.Reader, drained chan string, done chan struct{}) {
-	defer close(done)
-	for dec := json.NewDecoder(bufio.NewReader(out)); ; {
-		var l line
-		if dec.Decode(&l) != nil {
-			return
-		}
-		if l.Report != nil {
-			n.mu.Lock()
-			n.report = *l.Report
-			n.mu.Unlock()
-		}
-		if l.Drained != nil {
-			drained <- *l.Drained
-		}
-	}
-}
-
-// set tells the agent what to do.
+// set sends the desired state to the agent.
 func (n *node) set(state State) {
 	n.t.Helper()
 	state.Node = n.name
-	n.tell(command{State: &state})
+	n.Tell(command{State: &state})
 }
 
-func (n *node) tell(c command) {
-	n.t.Helper()
-	if err := n.in.Encode(c); err != nil {
-		n.t.Fatalf("%s: %v", n.name, err)
-	}
-}
-
-// kill ends the agent without a word.
+// kill ends the agent by a signal.
 func (n *node) kill() {
 	n.t.Helper()
-	if err := n.cmd.Process.Kill(); err != nil {
-		n.t.Fatal(err)
-	}
-	_ = n.cmd.Wait() // "signal: killed"
-	<-n.done
+	n.Kill()
+	n.forget()
+}
+
+func (n *node) forget() {
 	n.mu.Lock()
 	n.report = Report{}
 	n.mu.Unlock()

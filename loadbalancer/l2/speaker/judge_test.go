@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// record is what tcpdump saw from outside while somebody asked for addresses all the time.
+// record is what tcpdump saw from outside while the outside asked for addresses all the time.
 type record struct {
 	t       *testing.T
 	mu      sync.Mutex

@@ -11,14 +11,6 @@ func (s *Supervisor) Collect(to chan<- prometheus.Metric) {
 	give := func(name, help string, kind prometheus.ValueType, v float64) {
 		to <- prometheus.MustNewConstMetric(prometheus.NewDesc(name, help, nil, nil), kind, v)
 	}
-	up := prometheus.NewDesc("wayleave_process_up",
-		"1 when a process of the node gave its metrics to the last scrape, 0 when it did not.",
-		[]string{"process"}, nil)
-	running := 0.0
-	if r.Running {
-		running = 1
-	}
-	to <- prometheus.MustNewConstMetric(up, prometheus.GaugeValue, running, "l2")
 	give("wayleave_l2_owned_vips", "Addresses that this node answers for by ARP or NDP.", prometheus.GaugeValue,
 		float64(len(r.VIPs)))
 	give("wayleave_l2_takeovers_total", "Addresses that this node has taken over.", prometheus.CounterValue,

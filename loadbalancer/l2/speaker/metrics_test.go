@@ -14,11 +14,11 @@ func TestMetrics(t *testing.T) {
 	if err := reg.Register(s); err != nil {
 		t.Fatal(err)
 	}
-	s.publish(func(r *Report) {
-		r.Members = []Member{{"a", true, true}, {"b", true, false}, {"c", false, false}, {"d", false, false}}
-		r.Counters.Takeovers = 3
+	s.now.Change(func(w *watched) {
+		w.report.Members = []Member{{"a", true, true}, {"b", true, false}, {"c", false, false}, {"d", false, false}}
+		w.report.Counters.Takeovers = 3
+		w.base = Counters{Takeovers: 4}
 	})
-	s.base = Counters{Takeovers: 4}
 	families, err := reg.Gather()
 	if err != nil {
 		t.Fatal(err)

@@ -101,16 +101,15 @@ func (c Counters) plus(d Counters) Counters {
 		c.Refused + d.Refused}
 }
 
-// order is a frame of the agent. Absent fields stay as they are.
+// order is sent by the agent. Absent fields stay as they are.
 type order struct {
 	State *State     `json:"state,omitempty"`
 	Links *[]l2.Link `json:"links,omitempty"`
-	// Passed describes the descriptors of the frame.
+	// Passed describes the descriptors of the order.
 	Passed []passed `json:"passed,omitempty"`
 	Drain  bool     `json:"drain,omitempty"`
 	// Handover says that another process follows at once: peers are not told of the end.
-	Handover bool   `json:"handover,omitempty"`
-	Ping     uint64 `json:"ping,omitempty"`
+	Handover bool `json:"handover,omitempty"`
 }
 
 type passed struct {
@@ -118,9 +117,8 @@ type passed struct {
 	Index int     `json:"index"`
 }
 
-// news is a frame of the process.
+// news are sent by the process.
 type news struct {
-	Pong     uint64    `json:"pong,omitempty"`
 	Counters *Counters `json:"counters,omitempty"`
 	Report   *Report   `json:"report,omitempty"`
 }

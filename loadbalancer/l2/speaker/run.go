@@ -3,18 +3,15 @@ package speaker
 import (
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/netip"
 	"os"
 	"slices"
-	"sync"
-	"syscall"
 	"time"
 
 	"wayleave.dev/internal/child"
-	"wayleave.dev/internal/frame"
+	"wayleave.dev/internal/supervisor"
 	"wayleave.dev/loadbalancer"
 	"wayleave.dev/loadbalancer/l2"
 	"wayleave.dev/loadbalancer/peers"
@@ -38,7 +35,7 @@ var errElsewhere = errors.New("this node's name or address has changed")
 // process is the running speaker. Its fields belong to the goroutine of Run.
 type process struct {
 	log     *slog.Logger
-	out     *outbox
+	agent   *supervisor.Parent[order, news]
 	started time.Time
 	heard   chan l2.Heard
 
@@ -84,11 +81,11 @@ func Main() error { return child.Main("l2", Run) }
 
 // Run answers and sends heartbeats as the agent's orders say, until the socket is closed.
 func Run(conn *net.UnixConn, log *slog.Logger) error {
-	p := &process{log: log, out: newOutbox(conn), started: time.Now(), heard: make(chan l2.Heard, 1024),
-		pending: map[unknown]pending{}, news: true}
+	p := &process{log: log, agent: supervisor.NewParent[order, news](conn, nil), started: time.Now(),
+		heard: make(chan l2.Heard, 1024), pending: map[unknown]pending{}, news: true}
 	p.responder = l2.NewResponder(log, p.heard)
-	defer p.out.close()
-	err := p.loop(receive(conn))
+	defer p.agent.Close()
+	err := p.loop()
 	// Answering ends first: other nodes take over as soon as they know.
 	p.responder.Close()
 	if p.peers != nil {
@@ -97,28 +94,7 @@ func Run(conn *net.UnixConn, log *slog.Logger) error {
 	return err
 }
 
-type received struct {
-	order order
-	files []*os.File
-	err   error
-}
-
-func receive(conn *net.UnixConn) <-chan received {
-	frames := make(chan received)
-	go func() {
-		for {
-			var r received
-			r.files, r.err = frame.Receive(conn, &r.order)
-			frames <- r
-			if r.err != nil {
-				return
-			}
-		}
-	}()
-	return frames
-}
-
-func (p *process) loop(frames <-chan received) error {
+func (p *process) loop() error {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
@@ -130,15 +106,14 @@ func (p *process) loop(frames <-chan received) error {
 			}
 		}
 		select {
-		case r := <-frames:
-			// A killed agent leaves a reset socket.
-			if errors.Is(r.err, io.EOF) || errors.Is(r.err, syscall.ECONNRESET) {
-				return nil
+		case <-p.agent.Probes:
+			c := p.counters()
+			p.agent.Put(func(n *news) { n.Counters = &c })
+		case o, ok := <-p.agent.Orders:
+			if !ok {
+				return p.agent.Err()
 			}
-			if r.err != nil {
-				return r.err
-			}
-			if err := p.take(r.order, r.files); err != nil {
+			if err := p.take(o.Order, o.Files); err != nil {
 				return err
 			}
 		case <-changed:
@@ -172,9 +147,6 @@ func (p *process) take(o order, files []*os.File) error {
 		p.draining, p.stale = true, true
 	}
 	p.handover = p.handover || o.Handover
-	if o.Ping != 0 {
-		p.out.pong(o.Ping, p.counters())
-	}
 	if o.State == nil {
 		return nil
 	}
@@ -248,7 +220,8 @@ func (p *process) step(now time.Time) time.Duration {
 			until(next)
 		} else {
 			p.news, p.reported = false, now
-			p.out.report(p.report())
+			r := p.report()
+			p.agent.Put(func(n *news) { n.Report = r })
 		}
 	}
 	return wait
@@ -454,53 +427,3 @@ func (p *process) counters() Counters {
 	}
 	return c
 }
-
-// outbox sends news, the latest of each kind: an agent that does not read must not delay answers.
-type outbox struct {
-	conn *net.UnixConn
-	mu   sync.Mutex
-	next news
-	wake chan struct{}
-	done chan struct{}
-}
-
-func newOutbox(conn *net.UnixConn) *outbox {
-	o := &outbox{conn: conn, wake: make(chan struct{}, 1), done: make(chan struct{})}
-	go o.run()
-	return o
-}
-
-func (o *outbox) pong(n uint64, c Counters) {
-	o.put(func() { o.next.Pong, o.next.Counters = n, &c })
-}
-
-func (o *outbox) report(r *Report) { o.put(func() { o.next.Report = r }) }
-
-func (o *outbox) put(change func()) {
-	o.mu.Lock()
-	change()
-	o.mu.Unlock()
-	select {
-	case o.wake <- struct{}{}:
-	default:
-	}
-}
-
-func (o *outbox) run() {
-	for {
-		select {
-		case <-o.done:
-			return
-		case <-o.wake:
-		}
-		o.mu.Lock()
-		n := o.next
-		o.next = news{}
-		o.mu.Unlock()
-		if err := frame.Send(o.conn, n, nil); err != nil {
-			return // the agent is gone, which Run notices, too
-		}
-	}
-}
-
-func (o *outbox) close() { close(o.done) }

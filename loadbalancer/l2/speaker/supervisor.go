@@ -2,18 +2,15 @@ package speaker
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
 	"slices"
 	"sync"
 	"time"
 
-	"wayleave.dev/internal/child"
-	"wayleave.dev/internal/frame"
 	"wayleave.dev/internal/logging"
+	"wayleave.dev/internal/supervisor"
 	"wayleave.dev/loadbalancer/l2"
 )
 
@@ -22,6 +19,8 @@ const (
 	// not answer for.
 	pingEvery = 200 * time.Millisecond
 	hungAfter = 900 * time.Millisecond
+	// stuckAfter bounds one step of the loop: two answers later, the process is killed.
+	stuckAfter = hungAfter - pingEvery
 	// startsWithin bounds the time before its first answer: it owns nothing then.
 	startsWithin = 10 * time.Second
 	// lookEvery is the interval at which interfaces are read.
@@ -30,6 +29,8 @@ const (
 	drainWithin = 2 * l2.Bound
 	// Memory is the limit of the Go runtime of the process, in bytes.
 	Memory = 128 << 20
+	// maxNews bounds a report of the process that parses hostile bytes, in bytes: a line for each address and peer.
+	maxNews = 8 << 20
 )
 
 // Supervisor keeps the process running. Its methods are safe for concurrent use.
@@ -37,23 +38,27 @@ type Supervisor struct {
 	// Logs are the settings that the log of the process follows; nil for the defaults. Set it before Run.
 	Logs *logging.Log
 
-	args []string
-	log  *slog.Logger
+	log     *slog.Logger
+	process *supervisor.Supervisor[order, news]
+	now     supervisor.Watched[watched]
 
 	mu       sync.Mutex
 	state    *State
 	draining bool
 	handover bool
-	report   Report
-	base     Counters // of earlier processes
-	restarts uint64
-	changed  chan struct{} // closed at each new report
-	wake     chan struct{} // there is something to send to the process
+}
+
+// watched is what Watch returns.
+type watched struct {
+	report Report
+	base   Counters // of earlier processes
 }
 
 // New returns a supervisor that starts this program with the arguments.
 func New(log *slog.Logger, args ...string) *Supervisor {
-	return &Supervisor{args: args, log: log, changed: make(chan struct{}), wake: make(chan struct{}, 1)}
+	return &Supervisor{log: log, process: supervisor.New[order, news](log, supervisor.Options{Name: "l2", Args: args,
+		Memory: Memory, MaxNews: maxNews, PingEvery: pingEvery, LookEvery: lookEvery, StartsWithin: startsWithin,
+		HungAfter: hungAfter, StuckAfter: stuckAfter})}
 }
 
 // Set replaces the complete desired state, which must not be changed afterwards.
@@ -61,7 +66,7 @@ func (s *Supervisor) Set(state State) {
 	s.mu.Lock()
 	s.state = &state
 	s.mu.Unlock()
-	s.poke()
+	s.process.Wake()
 }
 
 // Handover says that another process of this node, with a Settle of 0, follows the end of Run at once: peers are not
@@ -78,7 +83,7 @@ func (s *Supervisor) Drain(ctx context.Context) error {
 	s.mu.Lock()
 	s.draining = true
 	s.mu.Unlock()
-	s.poke()
+	s.process.Wake()
 	ctx, cancel := context.WithTimeout(ctx, drainWithin)
 	defer cancel()
 	for {
@@ -102,227 +107,111 @@ func (s *Supervisor) Report() Report {
 
 // Watch returns Report, and a channel that is closed when there is a new one.
 func (s *Supervisor) Watch() (Report, <-chan struct{}) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	r := s.report
-	r.Restarts, r.Counters = s.restarts, s.base.plus(r.Counters)
-	return r, s.changed
-}
-
-func (s *Supervisor) poke() {
-	select {
-	case s.wake <- struct{}{}:
-	default:
-	}
-}
-
-func (s *Supervisor) publish(change func(*Report)) {
-	s.mu.Lock()
-	change(&s.report)
-	close(s.changed)
-	s.changed = make(chan struct{})
-	s.mu.Unlock()
+	w, changed := s.now.Watch()
+	r := w.report
+	r.Restarts, r.Counters = s.process.Restarts(), w.base.plus(r.Counters)
+	return r, changed
 }
 
 // Run keeps the process running until the context ends, and then stops it.
 func (s *Supervisor) Run(ctx context.Context) error {
-	first := true
-	return child.Keep(ctx, func(ctx context.Context) error {
-		if !first {
-			s.mu.Lock()
-			s.restarts++
-			s.mu.Unlock()
-		}
-		first = false
-		return s.once(ctx)
+	s.process.Logs = s.Logs
+	return s.process.Run(ctx, func(p *supervisor.Process[order]) supervisor.Agent[news] {
+		return &teller{s: s, p: p, sent: map[passed]bool{}}
 	}, func(err error) {
-		s.publish(func(r *Report) {
-			s.base = s.base.plus(r.Counters)
-			*r = Report{}
+		s.now.Change(func(w *watched) {
+			*w = watched{base: w.base.plus(w.report.Counters)}
 			if err != nil {
-				r.Problems = []string{err.Error()}
+				w.report.Problems = []string{err.Error()}
 			}
 		})
-		if ctx.Err() == nil {
-			s.log.Warn("l2 has exited; restarting it", "err",
-				err)
-		}
 	})
 }
 
-// once runs one process to its end.
-func (s *Supervisor) once(ctx context.Context) error {
-	p, err := child.Start(Memory, s.Logs, s.args...)
-	if err != nil {
-		return err
-	}
-	k := &keeper{s: s, p: p, sent: map[passed]bool{}, pong: time.Now(), patience: startsWithin, news: make(chan news),
-		end: make(chan struct{})}
-	defer close(k.end)
-	go k.receive()
-	err = k.loop(ctx)
-	if ctx.Err() == nil {
-		p.Kill()
-		return err
-	}
-	s.mu.Lock()
-	handover := s.handover
-	s.mu.Unlock()
-	if handover {
-		// If this fails, the process has exited already.
-		err = k.send(order{Handover: true}, nil)
-	}
-	return errors.Join(err, p.EndSoon())
-}
-
-// keeper is the state of one process.
-type keeper struct {
-	s    *Supervisor
-	p    *child.Process
-	news chan news
-	end  chan struct{}
+// teller tells one process what to do.
+type teller struct {
+	s *Supervisor
+	p *supervisor.Process[order]
 
 	state   *State // last sent
 	links   []l2.Link
 	told    bool // links have been sent
 	drained bool
 	sent    map[passed]bool
-	pinged  uint64
-	pong    time.Time
-	ticked  time.Time // the last look at it
-	// patience is the maximum age of pong.
-	patience time.Duration
 }
 
-// maxNews bounds a report of the process that parses hostile bytes: a line for each address and peer.
-const maxNews = 8 << 20
-
-func (k *keeper) receive() {
-	for {
-		var n news
-		if _, err := frame.ReceiveWithin(k.p.Conn, &n, frame.Limits{Bytes: maxNews}); err != nil {
-			close(k.news)
-			return
-		}
-		select {
-		case k.news <- n:
-		case <-k.end:
-			return
-		}
-	}
-}
-
-func (k *keeper) loop(ctx context.Context) error {
-	ping, look := time.NewTicker(pingEvery), time.NewTicker(lookEvery)
-	defer ping.Stop()
-	defer look.Stop()
-	for {
-		if err := k.tell(); err != nil {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-k.p.Done():
-			return errors.New("exited without an error")
-		case n, ok := <-k.news:
-			if !ok {
-				return errors.New("it closed its socket")
-			}
-			k.hear(n)
-			continue
-		case <-k.s.wake:
-		case <-look.C:
-		case <-ping.C:
-			k.excuse()
-			if since := time.Since(k.pong); since > k.patience {
-				return fmt.Errorf("it has not answered for %s", since.Round(time.Millisecond))
-			}
-			k.pinged++
-			if err := k.send(order{Ping: k.pinged}, nil); err != nil {
-				return err
-			}
-			continue
-		}
-	}
-}
-
-// excuse gives the process more time if this process hung itself: the answer may be waiting.
-func (k *keeper) excuse() {
-	now := time.Now()
-	if now.Sub(k.ticked) > 2*pingEvery && k.patience == hungAfter {
-		k.pong = now
-	}
-	k.ticked = now
-}
-
-func (k *keeper) hear(n news) {
-	if n.Pong != 0 {
-		k.pong, k.patience = time.Now(), hungAfter
-	}
-	if n.Report == nil && n.Counters == nil {
-		return
-	}
-	k.s.publish(func(r *Report) {
+// Hear implements supervisor.Agent.
+func (t *teller) Hear(n news) {
+	t.s.now.Change(func(w *watched) {
 		if n.Report != nil {
-			*r = *n.Report
+			w.report = *n.Report
 		}
 		if n.Counters != nil {
-			r.Counters = *n.Counters
+			w.report.Counters = *n.Counters
 		}
-		r.PID = k.p.PID()
+		w.report.PID = t.p.PID()
 	})
 }
 
-// tell sends what the process does not know yet: interfaces with their sockets first, so that addresses can be
+// End implements supervisor.Agent. If it fails, the process has exited already.
+func (t *teller) End() error {
+	t.s.mu.Lock()
+	defer t.s.mu.Unlock()
+	if !t.s.handover {
+		return nil
+	}
+	return t.p.Send(order{Handover: true})
+}
+
+// Tell sends what the process does not know yet: interfaces with their sockets first, so that addresses can be
 // announced as soon as they are known.
-func (k *keeper) tell() error {
-	k.s.mu.Lock()
-	state, draining := k.s.state, k.s.draining
-	k.s.mu.Unlock()
+func (t *teller) Tell() error {
+	t.s.mu.Lock()
+	state, draining := t.s.state, t.s.draining
+	t.s.mu.Unlock()
 	if state == nil {
 		return nil
 	}
-	if err := k.tellLinks(state); err != nil {
+	if err := t.tellLinks(state); err != nil {
 		return err
 	}
-	o := order{Drain: draining && !k.drained}
-	if state != k.state {
+	o := order{Drain: draining && !t.drained}
+	if state != t.state {
 		o.State = state
 	}
 	if o.State == nil && !o.Drain {
 		return nil
 	}
-	k.state, k.drained = state, draining
-	return k.send(o, nil)
+	t.state, t.drained = state, draining
+	return t.p.Send(o)
 }
 
 // tellLinks sends the interfaces that addresses need, and sockets for new ones.
-func (k *keeper) tellLinks(state *State) error {
+func (t *teller) tellLinks(state *State) error {
 	links, err := wanted(state)
 	if err != nil {
 		return err
 	}
-	if !k.told || !slices.Equal(links, k.links) {
-		if err := k.send(order{Links: &links}, nil); err != nil {
+	if !t.told || !slices.Equal(links, t.links) {
+		if err := t.p.Send(order{Links: &links}); err != nil {
 			return err
 		}
-		k.links, k.told = links, true
+		t.links, t.told = links, true
 	}
 	open := map[passed]bool{}
 	for _, l := range links {
 		for _, kind := range []l2.Kind{l2.KindARP, l2.KindNDP} {
 			key := passed{kind, l.Index}
-			if open[key] = k.sent[key]; open[key] {
+			if open[key] = t.sent[key]; open[key] {
 				continue
 			}
 			// An interface that disappears meanwhile is tried again later.
 			f, err := l2.OpenSocket(kind, l.Index)
 			if err != nil {
-				k.s.log.Warn("no packet socket", "interface", l.Name, "err", err)
+				t.s.log.Warn("no packet socket", "interface", l.Name, "err", err)
 				continue
 			}
-			err = k.send(order{Passed: []passed{key}}, []*os.File{f})
+			err = t.p.Send(order{Passed: []passed{key}}, f)
 			_ = f.Close()
 			if err != nil {
 				return err
@@ -330,7 +219,7 @@ func (k *keeper) tellLinks(state *State) error {
 			open[key] = true
 		}
 	}
-	k.sent = open
+	t.sent = open
 	return nil
 }
 
@@ -357,12 +246,4 @@ func wanted(state *State) ([]l2.Link, error) {
 		}
 	}
 	return links, nil
-}
-
-// send bounds the delay by a hung process: its socket's buffer may be full.
-func (k *keeper) send(o order, files []*os.File) error {
-	if err := k.p.Conn.SetWriteDeadline(time.Now().Add(hungAfter)); err != nil {
-		return err
-	}
-	return frame.Send(k.p.Conn, o, files)
 }
