@@ -197,6 +197,7 @@ func (k *keeper) hear(n news) {
 	if n.Report == nil {
 		return
 	}
+	n.Report.Believe(k.state)
 	k.s.publish(func(r *bgp.Report) {
 		*r = *n.Report
 		r.Running, r.PID = true, k.p.PID()
