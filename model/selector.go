@@ -1,6 +1,9 @@
 package model
 
-import "slices"
+import (
+	"slices"
+	"strings"
+)
 
 // Operator is how a Requirement looks at a label.
 type Operator uint8
@@ -57,3 +60,29 @@ func (s Selector) Equal(o Selector) bool {
 		return a.Key == b.Key && a.Operator == b.Operator && slices.Equal(a.Values, b.Values)
 	})
 }
+
+// KubeletMayMatch says whether a kubelet can label its own Node so that the selector matches. The admission plugin
+// NodeRestriction keeps kubelets from labels of Kubernetes' domains, with the exceptions below.
+func (s Selector) KubeletMayMatch() bool {
+	return !s.Nothing && !slices.ContainsFunc(s.Requirements, func(r Requirement) bool {
+		return (r.Operator == In || r.Operator == Exists) && !kubeletMaySet(r.Key)
+	})
+}
+
+// kubeletMaySet follows k8s.io/kubelet/pkg/apis.
+func kubeletMaySet(key string) bool {
+	domain, name, ok := strings.Cut(key, "/")
+	if !ok || !isBelow(domain, "kubernetes.io") && !isBelow(domain, "k8s.io") {
+		return true
+	}
+	switch domain {
+	case "kubernetes.io", "beta.kubernetes.io":
+		return slices.Contains([]string{"hostname", "arch", "os", "instance-type"}, name)
+	case "topology.kubernetes.io", "failure-domain.beta.kubernetes.io":
+		return true
+	}
+	return isBelow(domain, "kubelet.kubernetes.io") || isBelow(domain, "node.kubernetes.io")
+}
+
+// isBelow says whether a domain is another one, or below it.
+func isBelow(domain, top string) bool { return domain == top || strings.HasSuffix(domain, "."+top) }

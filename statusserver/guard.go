@@ -13,6 +13,7 @@ import (
 	"math/big"
 	"net"
 	"net/http"
+	"net/netip"
 	"regexp"
 	"strings"
 	"sync"
@@ -34,6 +35,10 @@ const (
 	// allowedFor and refusedFor are how long the result of a review is used: so long a token works after it is revoked.
 	allowedFor = time.Minute
 	refusedFor = 10 * time.Second
+	// scraperFor is how long a source whose token was allowed has a budget of reviews apart from strangers', and
+	// maxScrapers how many sources have: its next token is unknown, too.
+	scraperFor  = 24 * time.Hour
+	maxScrapers = 64
 )
 
 // guard decides which requests of a port with Port.Token are answered.
@@ -41,10 +46,13 @@ type guard struct {
 	// review asks the API server.
 	review func(ctx context.Context, token string) int
 
-	unknown *pace
-	mu      sync.Mutex
+	// unknown paces reviews for strangers, known those for sources with an allowed token before.
+	unknown, known *pace
+	mu             sync.Mutex
 	// verdicts are by the hash of the token, which is not kept.
 	verdicts map[[sha256.Size]byte]verdict
+	// scrapers are sources whose token was allowed, and when.
+	scrapers map[netip.Addr]time.Time
 }
 
 type verdict struct {
@@ -54,7 +62,8 @@ type verdict struct {
 
 func newGuard(review func(context.Context, string) int) *guard {
 	return &guard{review: review, unknown: newPace(maxReviews, maxReviewsEach),
-		verdicts: map[[sha256.Size]byte]verdict{}}
+		known:    newPace(maxReviews, maxReviewsEach),
+		verdicts: map[[sha256.Size]byte]verdict{}, scrapers: map[netip.Addr]time.Time{}}
 }
 
 // tokens are those of RFC 6750, section 2.1.
@@ -72,7 +81,8 @@ func (g *guard) check(q *http.Request) int {
 		return old.status
 	}
 	// A token that was allowed is reviewed again whatever strangers send.
-	if old.status != http.StatusOK && !g.unknown.allow(sourceOf(q.RemoteAddr)) {
+	source := sourceOf(q.RemoteAddr)
+	if old.status != http.StatusOK && !g.paceOf(source).allow(source) {
 		return http.StatusTooManyRequests
 	}
 	ctx, cancel := context.WithTimeout(q.Context(), answerTimeout)
@@ -81,7 +91,36 @@ func (g *guard) check(q *http.Request) int {
 	if status != http.StatusServiceUnavailable {
 		g.remember(key, status)
 	}
+	if status == http.StatusOK {
+		g.trust(source)
+	}
 	return status
+}
+
+// paceOf is the budget of a source: strangers cannot use up that of a scraper whose token is renewed.
+func (g *guard) paceOf(source netip.Addr) *pace {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if at, ok := g.scrapers[source]; ok && time.Since(at) < scraperFor {
+		return g.known
+	}
+	return g.unknown
+}
+
+// trust notes a source whose token was allowed, in place of the one that was longest without.
+func (g *guard) trust(source netip.Addr) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if _, ok := g.scrapers[source]; !ok && len(g.scrapers) >= maxScrapers {
+		oldest := source
+		for a, at := range g.scrapers {
+			if then, ok := g.scrapers[oldest]; !ok || at.Before(then) {
+				oldest = a
+			}
+		}
+		delete(g.scrapers, oldest)
+	}
+	g.scrapers[source] = time.Now()
 }
 
 func lasts(status int) time.Duration {

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"os"
 	"strings"
 	"sync/atomic"
@@ -95,7 +96,7 @@ func TestReviewsAreBounded(t *testing.T) {
 		reviews, allowed := 0, true
 		g := newGuard(func(_ context.Context, token string) int {
 			reviews++
-			if token == "prometheus" && allowed {
+			if strings.HasPrefix(token, "prometheus") && allowed {
 				return http.StatusOK
 			}
 			return http.StatusUnauthorized
@@ -117,14 +118,25 @@ func TestReviewsAreBounded(t *testing.T) {
 				if status := check("prometheus", "10.0.0.1:1"); status != http.StatusOK {
 					t.Fatalf("after %d s: %d", second, status)
 				}
+				// The kubelet renews tokens: the next one is unknown, and strangers have used up their reviews.
+				next := fmt.Sprintf("prometheus%d", second)
+				if status := check(next, "10.0.0.1:1"); status != http.StatusOK {
+					t.Fatalf("a renewed token after %d s: %d", second, status)
+				}
 			}
 			time.Sleep(time.Second)
 		}
-		if most := 300*maxReviews + 2*maxReviews + 10; reviews > most {
+		if most := 300*maxReviews + 2*maxReviews + 40; reviews > most {
 			t.Errorf("%d reviews in 300 s, want %d at most", reviews, most)
 		}
 		if len(g.verdicts) > maxVerdicts || len(g.unknown.sources) > maxSources {
 			t.Errorf("%d results and %d sources are kept", len(g.verdicts), len(g.unknown.sources))
+		}
+		for i := range 2 * maxScrapers {
+			g.trust(netip.AddrFrom4([4]byte{10, 2, 0, byte(i)}))
+		}
+		if len(g.scrapers) > maxScrapers {
+			t.Errorf("%d scrapers are kept", len(g.scrapers))
 		}
 		allowed = false
 		time.Sleep(allowedFor)

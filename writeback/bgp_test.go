@@ -142,9 +142,27 @@ func TestConditionsOfBGP(t *testing.T) {
 			t.Errorf("no problem names %s: %v", field, problems)
 		}
 	}
+	if slices.ContainsFunc(problems, func(p model.Problem) bool { return p.Event == "UnprotectedLabel" }) {
+		t.Errorf("a mesh without route reflectors: %v", problems)
+	}
 	before := writes.Load()
 	if err := b.Sync(t.Context(), map[BGPKey]BGPState{{"BGPPeer", "tor"}: {Reason: ReasonAccepted,
 		Message: "for 2 nodes", Nodes: 2}, {"BGPPeer", "gone"}: {}}); err != nil || writes.Load() != before {
 		t.Errorf("%v; %d writes more", err, writes.Load()-before)
+	}
+}
+
+// A captured node must not make itself a route reflector by a label that its kubelet sets: that is named.
+func TestLabelsOfRouteReflectors(t *testing.T) {
+	for key, want := range map[string]int{"reflector": 1, "node-restriction.kubernetes.io/reflector": 0} {
+		c := &model.BGPConfiguration{Name: model.BGPDefault, ASN: 64512}
+		c.Mesh.Enabled, c.Mesh.HasReflectors = true, true
+		c.Mesh.Reflectors.Requirements = []model.Requirement{{Key: key, Operator: model.Exists}}
+		if got := unprotected(c); len(got) != want {
+			t.Errorf("%s: %v", key, got)
+		}
+		if c.Mesh.HasReflectors = false; len(unprotected(c)) > 0 {
+			t.Errorf("%s, without route reflectors: %v", key, unprotected(c))
+		}
 	}
 }

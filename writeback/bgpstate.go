@@ -37,7 +37,7 @@ func bgpState(snap model.Snapshot, k BGPKey) (BGPState, bool, []model.Problem) {
 	case api.BGPConfigurationKind:
 		for c := range snap.BGPConfigurations() {
 			if c.Name == k.Name {
-				return configurationState(c), true, nil
+				return configurationState(c), true, unprotected(c)
 			}
 		}
 	case api.BGPAdvertisementKind:
@@ -66,6 +66,19 @@ func peerState(snap model.Snapshot, p *model.BGPPeer) (s BGPState, problems []mo
 		s.Reason, s.Message = ReasonAccepted, fmt.Sprintf("for %d nodes", s.Nodes)
 	}
 	return s, problems
+}
+
+// unprotected names a selector by which a captured node can make itself a route reflector: those are believed about the
+// blocks of all nodes.
+func unprotected(c *model.BGPConfiguration) []model.Problem {
+	if c.Name != model.BGPDefault || !c.Mesh.Enabled || !c.Mesh.HasReflectors || !c.Mesh.Reflectors.KubeletMayMatch() {
+		return nil
+	}
+	return []model.Problem{{Kind: api.BGPConfigurationKind, Object: model.Name{Name: c.Name},
+		Field: "spec.mesh.routeReflectorSelector", Event: "UnprotectedLabel",
+		Reason: "kubelets can set these labels on their own Nodes, and a route reflector can draw the packets of all " +
+			"pods to itself; select by a label with the prefix node-restriction.kubernetes.io/; the selector is used " +
+			"as it is"}}
 }
 
 func configurationState(c *model.BGPConfiguration) BGPState {

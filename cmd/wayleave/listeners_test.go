@@ -30,6 +30,7 @@ import (
 	"wayleave.dev/kernel/wireguard"
 	"wayleave.dev/loadbalancer/peers"
 	"wayleave.dev/model"
+	plan "wayleave.dev/podnetwork/wireguard"
 	"wayleave.dev/proxy/feed"
 	"wayleave.dev/proxy/schema"
 )
@@ -121,8 +122,13 @@ func socketNames(t *testing.T) map[string]string {
 		source, err := os.ReadFile(path)
 		for _, m := range literal.FindAllSubmatch(source, -1) {
 			// Sockets of container runtimes are compared with what kubelets name, and never opened.
-			if name := string(m[1]); !strings.Contains(name, "containerd.sock") &&
-				!strings.Contains(name, "crio.sock") {
+			switch name := string(m[1]); {
+			case strings.Contains(name, "containerd.sock"), strings.Contains(name, "crio.sock"):
+			case name == ".sock": // behind the name of a device; it would be the end of every path
+				for i := range plan.Devices {
+					named[plan.Device(i)+name] = path
+				}
+			default:
 				named[name] = path
 			}
 		}

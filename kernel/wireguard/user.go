@@ -97,10 +97,10 @@ func (u *User) get(ctx context.Context, name string) (*State, error) {
 
 var errNoProcess = errors.New("no process serves the device")
 
-// askWithin bounds a question to a process, maxAnswer its answer.
+// askWithin bounds a question to a process, maxAnswer its answer, in bytes: about 400 for each node.
 const (
 	askWithin = 5 * time.Second
-	maxAnswer = 64 << 20
+	maxAnswer = 8 << 20
 )
 
 // dial connects to the process of a device.

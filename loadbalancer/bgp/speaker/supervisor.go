@@ -98,6 +98,7 @@ func (t *teller) Hear(n news) {
 	if n.Report == nil {
 		return
 	}
+	n.Report.Believe(t.state)
 	t.s.now.Change(func(w *watched) {
 		w.report = *n.Report
 		w.report.Running, w.report.PID = true, t.p.PID()
