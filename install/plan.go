@@ -100,7 +100,8 @@ func (c Cluster) refuseHelm(ctx context.Context, objects []*unstructured.Unstruc
 		return err
 	}
 	if release := ds.GetAnnotations()["meta.helm.sh/release-name"]; release != "" {
-		return fmt.Errorf("%s: belongs to the Helm release %s; use helm upgrade and helm rollback", nameOf(ds), release)
+		return fmt.Errorf("%s: belongs to the Helm release %s; use helm upgrade, helm rollback and helm uninstall",
+			nameOf(ds), release)
 	}
 	return nil
 }

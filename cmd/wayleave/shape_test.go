@@ -101,7 +101,7 @@ func TestCommandsOfAClusterChooseIt(t *testing.T) {
 
 func clusterCommands() []string {
 	return []string{"explain policy", "ingress check", "status", "check", "check --pre", "support-bundle", "install",
-		"upgrade", "rollback", "test connectivity"}
+		"upgrade", "rollback", "test connectivity", "uninstall --cluster"}
 }
 
 func TestHelpHidesInternalCommands(t *testing.T) {

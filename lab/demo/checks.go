@@ -31,6 +31,9 @@ func chapters() []chapter {
 			{name: "connectivity-broken",
 				say: "`wayleave test connectivity` names what a policy breaks; after ^C it leaves nothing",
 				run: disconnected, within: 4 * time.Minute, long: true},
+			{name: "uninstall-cluster",
+				say: "`wayleave uninstall --cluster` leaves nothing on nodes and in the API but what it names",
+				run: uninstalled, within: 5 * time.Minute, apart: true},
 		}},
 		{"A Service", []check{
 			{name: "create", say: "kubectl create deployment, kubectl expose", run: createBackend,

@@ -95,3 +95,38 @@ func interrupted(ctx context.Context, t *Tour) error {
 	}
 	return errors.Join(err, noTests(ctx, t))
 }
+
+// uninstalled takes Wayleave off the cluster. It needs a lab of its own: nothing works after it.
+func uninstalled(ctx context.Context, t *Tour) error {
+	nodes, err := t.nodes(ctx)
+	if err != nil {
+		return err
+	}
+	plan, err := t.wayleave(ctx, "uninstall", "--cluster")
+	if err := errors.Join(err, want(plan, "nothing was changed", "clean node "+nodes[0],
+		"delete DaemonSet kube-system/wayleave")); err != nil {
+		return err
+	}
+	if _, err := t.kubectl(ctx, "-n", "kube-system", "get", "daemonset", "wayleave"); err != nil {
+		return err
+	}
+	out, err := t.wayleave(ctx, "uninstall", "--cluster", "--yes")
+	if err := errors.Join(err, want(out, "cleaned node "+nodes[len(nodes)-1],
+		"stays: the Service kube-dns")); err != nil {
+		return err
+	}
+	for _, n := range nodes {
+		out, err := t.command(ctx, nil, t.Lab, "exec", n, t.program(), "uninstall", "--verify")
+		if err := errors.Join(err, want(out, "nothing of Wayleave is left on this node")); err != nil {
+			return fmt.Errorf("%s: %w", n, err)
+		}
+	}
+	left, err := t.kubectl(ctx, "get", "clusterroles,clusterrolebindings,validatingadmissionpolicies,"+
+		"validatingadmissionpolicybindings,ingressclasses,namespaces,daemonsets,deployments,configmaps,secrets,"+
+		"leases,services,"+
+		"serviceaccounts,roles,rolebindings", "-A", "-o", "name")
+	if err == nil && strings.Contains(left, "wayleave") {
+		err = fmt.Errorf("left in the API: %s", left)
+	}
+	return errors.Join(err, noTests(ctx, t))
+}

@@ -131,7 +131,7 @@ func (q checkQuestion) onNodes(ctx context.Context, client *kubesource.Client, c
 			nodes = append(nodes, n.Name)
 		}
 	}
-	out, err := sandbox.OnNodes(ctx, client, "check", q.probe, nodes, own, command...)
+	out, err := sandbox.OnNodes(ctx, client, "check", q.probe, nodes, sandbox.Access{Settings: own}, command...)
 	if err != nil {
 		return check.Section{}, err
 	}

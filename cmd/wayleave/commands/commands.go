@@ -23,6 +23,7 @@ func Root(release deploy.Release, dnsServer func(*cobra.Command, []string) error
 	c := &cobra.Command{Use: "wayleave", Short: "Services and networking of Kubernetes in one program",
 		Version: release.Version}
 	c.AddCommand(installcommands.All(release, cluster())...)
+	c.AddCommand(installcommands.Uninstall(release, cluster(), uninstallNode))
 	c.AddCommand(clustercommands.All(release, cluster())...)
 	c.AddCommand(importCommand(), versionCommand(release.Version))
 	c.AddCommand(nodeCommands(dnsServer, dnsSocket)...)

@@ -18,7 +18,6 @@ func nodeCommands(dnsServer func(*cobra.Command, []string) error, dnsSocket stri
 	if dnsServer != nil {
 		dns.Args, dns.RunE = cobra.NoArgs, dnsServer
 	}
-	shown := []*cobra.Command{renderCommand(), explainCommand(), ingressCommand(), dns, logLevelCommand(),
-		uninstallCommand()}
+	shown := []*cobra.Command{renderCommand(), explainCommand(), ingressCommand(), dns, logLevelCommand()}
 	return append(shown, cli.Internal(probeCommand(), dumpCommand())...)
 }

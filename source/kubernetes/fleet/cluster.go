@@ -306,3 +306,29 @@ func (f Fleet) readRights(ctx context.Context, c *Cluster) error {
 	}
 	return nil
 }
+
+// LinuxNodes names the nodes that run Linux, except those of leave.
+func (c Cluster) LinuxNodes(leave []string) (names []string, err error) {
+	if problem := c.Errors["nodes"]; problem != "" {
+		return nil, errors.New("nodes: " + problem)
+	}
+	for _, n := range c.Nodes {
+		if slices.Contains(leave, n.Name) || n.OS != "" && n.OS != "linux" {
+			continue
+		}
+		names = append(names, n.Name)
+	}
+	return names, nil
+}
+
+// AgentImage is the image of the agents; empty if there is none.
+func (c Cluster) AgentImage() (image string) {
+	for _, p := range c.Agents {
+		for _, k := range p.Containers {
+			if k.Name == "agent" {
+				image = k.Image
+			}
+		}
+	}
+	return image
+}

@@ -31,10 +31,18 @@ type Output struct {
 	Err    error
 }
 
+// Access says what a command may do on a node.
+type Access struct {
+	// Writable mounts the node's file system for writing, not only for reading.
+	Writable bool
+	// Settings is the content of the file Settings.
+	Settings string
+}
+
 // OnNodes runs a command of an image once on each node: as root, in the node's network, with the node's file system at
-// Root, which it can only read. The text is in the file Settings. It returns what each node printed, and removes
-// everything that it made, also when the context ends. Nodes without a network run it, too.
-func OnNodes(ctx context.Context, client *kubesource.Client, purpose, image string, nodes []string, text string,
+// Root. It returns what each printed, and removes everything that it made, also when the context ends. Nodes without a
+// network run it, too.
+func OnNodes(ctx context.Context, client *kubesource.Client, purpose, image string, nodes []string, a Access,
 	command ...string) (out map[string]Output, err error) {
 	s, err := openAs(ctx, client, purpose, image, "privileged")
 	if err != nil {
@@ -48,7 +56,7 @@ func OnNodes(ctx context.Context, client *kubesource.Client, purpose, image stri
 		}
 	}()
 	settings := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "settings"},
-		Data: map[string]string{"config.yaml": text}}
+		Data: map[string]string{"config.yaml": a.Settings}}
 	if _, err := client.CoreV1().ConfigMaps(s.name).Create(ctx, settings, metav1.CreateOptions{}); err != nil {
 		return nil, fmt.Errorf("settings for the nodes: %w", err)
 	}
@@ -56,7 +64,7 @@ func OnNodes(ctx context.Context, client *kubesource.Client, purpose, image stri
 	for i, node := range nodes {
 		name := fmt.Sprintf("node-%d", i)
 		names[name] = node
-		if err := s.create(ctx, s.hostPod(name, node, command)); err != nil {
+		if err := s.create(ctx, s.hostPod(name, node, a, command)); err != nil {
 			return nil, err
 		}
 	}
@@ -64,7 +72,7 @@ func OnNodes(ctx context.Context, client *kubesource.Client, purpose, image stri
 }
 
 // hostPod runs a command in the network of its node.
-func (s *Sandbox) hostPod(name, node string, command []string) *corev1.Pod {
+func (s *Sandbox) hostPod(name, node string, a Access, command []string) *corev1.Pod {
 	p := s.pod(Pod{Name: name, Node: node, App: "on-node"}, 1, command)
 	yes, root, propagation := true, int64(0), corev1.MountPropagationHostToContainer
 	p.Spec.HostNetwork, p.Spec.HostPID, p.Spec.RestartPolicy = true, true, corev1.RestartPolicyNever
@@ -77,7 +85,7 @@ func (s *Sandbox) hostPod(name, node string, command []string) *corev1.Pod {
 	c.ReadinessProbe = nil
 	c.SecurityContext = &corev1.SecurityContext{Privileged: &yes, ReadOnlyRootFilesystem: &yes}
 	c.VolumeMounts = []corev1.VolumeMount{
-		{Name: "root", MountPath: Root, ReadOnly: true, MountPropagation: &propagation},
+		{Name: "root", MountPath: Root, ReadOnly: !a.Writable, MountPropagation: &propagation},
 		{Name: "settings", MountPath: "/settings", ReadOnly: true}}
 	return p
 }

@@ -187,7 +187,7 @@ func TestACommandRunsOnEachNode(t *testing.T) {
 	}
 	client, api := cluster()
 	api.PrependReactor("create", "pods", start)
-	out, err := OnNodes(t.Context(), client, "check", "image", []string{"n1", "n2"}, "mode: ipvs",
+	out, err := OnNodes(t.Context(), client, "check", "image", []string{"n1", "n2"}, Access{Settings: "mode: ipvs"},
 		"/wayleave", "check")
 	if err != nil || len(out) != 2 || string(out["n1"].Text) != "fake logs" || out["n1"].Failed || !out["n2"].Failed {
 		t.Fatalf("%v: %+v", err, out)
@@ -203,9 +203,12 @@ func TestACommandRunsOnEachNode(t *testing.T) {
 	api.PrependReactor("create", "pods", start)
 	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
 	defer cancel()
-	if _, err := OnNodes(ctx, client, "check", "image", []string{"n3"}, "",
+	if _, err := OnNodes(ctx, client, "check", "image", []string{"n3"}, Access{Writable: true},
 		"/wayleave"); err == nil {
 		t.Error("a node that does not answer is no error")
+	}
+	if pods["n3"].Spec.Containers[0].VolumeMounts[0].ReadOnly {
+		t.Error("a writable file system is not writable")
 	}
 	left, err := api.CoreV1().Namespaces().List(t.Context(), metav1.ListOptions{})
 	if err != nil || len(left.Items) > 0 {
