@@ -1,13 +1,17 @@
 package model
 
 import (
+	"cmp"
 	"iter"
 	"net/netip"
+	"time"
 )
 
 // Node is what Wayleave uses of a Node.
 type Node struct {
 	Name string
+	// Created decides between Nodes that claim one network of pods, or one address, see Before.
+	Created time.Time
 	// InternalIPs in the order of the API: the first of a family is primary.
 	InternalIPs []netip.Addr
 	// ExternalIPs are its other addresses (status.addresses of type ExternalIP).
@@ -31,6 +35,12 @@ type NodeBGP struct {
 	ASN uint32
 	// RouterID is its BGP identifier, an IPv4 address; the zero Addr is one that is derived from the node.
 	RouterID netip.Addr
+}
+
+// Before orders Nodes that claim the same: the oldest first, ties by name. A kubelet chooses the addresses of its Node,
+// and when it creates one, its networks: a newcomer must not take those of a node that runs.
+func (n *Node) Before(o *Node) bool {
+	return cmp.Or(n.Created.Compare(o.Created), cmp.Compare(n.Name, o.Name)) < 0
 }
 
 // Primary is the node's first internal address of the family asked for, or the

@@ -372,8 +372,8 @@ const toBeDeleted = "ToBeDeletedByClusterAutoscaler"
 // Node converts a Node.
 func Node(in *corev1.Node) (*model.Node, []model.Problem) {
 	c := newChecker("Node", &in.ObjectMeta)
-	out := &model.Node{Name: intern(in.Name), Zone: intern(in.Labels[corev1.LabelTopologyZone]),
-		Labels: internLabels(in.Labels), BGP: c.nodeBGP(in)}
+	out := &model.Node{Name: intern(in.Name), Created: in.CreationTimestamp.Time,
+		Zone: intern(in.Labels[corev1.LabelTopologyZone]), Labels: internLabels(in.Labels), BGP: c.nodeBGP(in)}
 	_, out.Excluded = in.Labels[corev1.LabelNodeExcludeBalancers]
 	for i, a := range in.Status.Addresses {
 		if a.Type != corev1.NodeInternalIP && a.Type != corev1.NodeExternalIP {
@@ -397,7 +397,7 @@ func Node(in *corev1.Node) (*model.Node, []model.Problem) {
 		cidrs = []string{in.Spec.PodCIDR}
 	}
 	for i, s := range cidrs {
-		if p, ok := c.cidr(fmt.Sprintf("spec.podCIDRs[%d]", i), s); ok {
+		if p, ok := c.podCIDR(fmt.Sprintf("spec.podCIDRs[%d]", i), s); ok {
 			out.PodCIDRs = append(out.PodCIDRs, p)
 		}
 	}

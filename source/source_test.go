@@ -162,6 +162,19 @@ func TestEndpointConditionsHaveTheirDefaults(t *testing.T) {
 	}
 }
 
+// A kubelet sets the networks of the Node that it registers: none may be everything, or what is not routed.
+func TestANodeClaimsNoWideNetwork(t *testing.T) {
+	for cidr, used := range map[string]bool{"0.0.0.0/0": false, "::/0": false, "10.0.0.0/7": false, "10.0.0.0/8": true,
+		"fc00::/7": false, "fd00::/16": true, "127.1.0.0/16": false, "224.0.0.0/24": false, "fe80::/64": false} {
+		in := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1", CreationTimestamp: metav1.Unix(7, 0)}}
+		in.Spec.PodCIDRs = []string{cidr}
+		n, problems := Node(in)
+		if len(n.PodCIDRs) == 1 != used || len(problems) == 0 != used || n.Created.Unix() != 7 {
+			t.Errorf("%s: used %v, problems %v, created %s", cidr, n.PodCIDRs, problems, n.Created)
+		}
+	}
+}
+
 func TestBadNodes(t *testing.T) {
 	in := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}}
 	in.Spec.PodCIDRs = []string{"10.244.1.0/24", "nonsense"}

@@ -2,6 +2,7 @@ package writeback
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -27,6 +28,10 @@ const askLease = "wayleave-writer"
 // can answer may still be starting.
 const askFor = 2 * time.Minute
 
+// roundsEvery is the wait between a change of a Lease and the list of all that follows: a captured node may write its
+// Lease without a pause.
+const roundsEvery = 500 * time.Millisecond
+
 // KeySealer is the elected writer's part of the heartbeat keys: it seals the group's keys to the public key in every
 // node's Lease. It stores nothing on disk: a new writer requests the keys, a node answers with the keys sealed to the
 // writer, and the writer accepts an answer only if it matches what at least half of the Leases were sealed for.
@@ -40,6 +45,7 @@ type KeySealer struct {
 	keys            [][]byte
 	asked           time.Time
 	askFor          time.Duration // 0 for the constant
+	roundsEvery     time.Duration // 0 for the constant
 }
 
 // Run seals until ctx ends, and returns ctx's error. It forgets the keys then.
@@ -49,9 +55,7 @@ func (s *KeySealer) Run(ctx context.Context) error {
 		return fmt.Errorf("heartbeat key: %w", err)
 	}
 	s.keys, s.asked = nil, time.Time{}
-	if s.askFor == 0 {
-		s.askFor = askFor
-	}
+	s.askFor, s.roundsEvery = cmp.Or(s.askFor, askFor), cmp.Or(s.roundsEvery, roundsEvery)
 	w := watchLeases(ctx, s.Client, s.Namespace, metav1.ListOptions{LabelSelector: peerLabel + "=true"})
 	for wait := time.Second; ctx.Err() == nil; wait = min(2*wait, time.Minute) {
 		if err := s.round(ctx, time.Now()); err != nil && ctx.Err() == nil {
@@ -64,6 +68,7 @@ func (s *KeySealer) Run(ctx context.Context) error {
 		case <-ctx.Done():
 		case <-w.changed:
 			wait = time.Second
+			pause(ctx, s.roundsEvery, nil, nil)
 		case <-time.After(wait):
 		}
 	}

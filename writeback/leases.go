@@ -2,6 +2,7 @@ package writeback
 
 import (
 	"context"
+	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -76,4 +77,18 @@ func (w *leaseWatch) all() (out []*coordinationv1.Lease) {
 		}
 	}
 	return out
+}
+
+// pause waits for a time, or until one of two channels, which may be nil, has a value. It returns false when ctx has
+// ended.
+func pause(ctx context.Context, d time.Duration, a, b <-chan struct{}) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	case <-a:
+	case <-b:
+	}
+	return ctx.Err() == nil
 }

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -79,31 +81,66 @@ func signal(to chan struct{}) {
 	}
 }
 
-// Run reads and publishes until ctx ends, and returns ctx's error.
+// The Leases of a cluster change whenever any node writes its own, and a captured node may write without a pause.
+const (
+	// keysEvery is the minimum interval at which Leases are read.
+	keysEvery = 500 * time.Millisecond
+	// verifyEvery is how often the node's own Lease is read from the API server while the watch shows its keys there.
+	verifyEvery = 5 * time.Minute
+)
+
+// Run reads and publishes until ctx ends, and returns ctx's error. While the watch shows this node's keys, changes of
+// Leases cause no requests.
 func (k *TunnelKeys) Run(ctx context.Context) error {
 	k.init()
 	w := watchLeases(ctx, k.Client, k.Namespace, metav1.ListOptions{})
-	for wait := time.Second; ctx.Err() == nil; wait = min(2*wait, 30*time.Second) {
+	var due time.Time // of the next verification or retry
+	for retry := time.Second; ctx.Err() == nil; {
+		next := 100 * time.Millisecond
 		if w.synced() {
 			k.read(w.all())
-			if err := k.publish(ctx); err != nil && ctx.Err() == nil {
-				k.Log.Warn("cannot publish the keys of encryption", "err", err, "retry", wait)
-			} else {
-				wait = 15 * time.Second // somebody may have changed the Lease unnoticed
+			now := time.Now()
+			isMissing := !k.isPublished(w.lease(leaseOf(k.Node)))
+			if !isMissing && retry > time.Second {
+				retry, due = time.Second, now.Add(verifyEvery) // it was written in spite of the error
 			}
-		} else {
-			wait = 100 * time.Millisecond
+			if now.After(due) || isMissing && retry == time.Second {
+				err := k.publish(ctx)
+				if err != nil && ctx.Err() == nil {
+					k.Log.Warn("cannot publish the keys of encryption", "err", err, "retry", retry)
+					due, retry = now.Add(retry), min(2*retry, 30*time.Second)
+				} else {
+					due, retry = now.Add(verifyEvery), time.Second
+				}
+			}
+			next = time.Until(due)
 		}
-		select {
-		case <-ctx.Done():
-		case <-k.poke:
-			wait = time.Second
-		case <-w.changed:
-			wait = time.Second
-		case <-time.After(wait):
+		if !pause(ctx, next, k.poke, w.changed) || !pause(ctx, keysEvery, nil, nil) {
+			break
 		}
 	}
 	return ctx.Err()
+}
+
+// isPublished reports whether a Lease has what this node publishes, and then clears an earlier failure.
+func (k *TunnelKeys) isPublished(l *coordinationv1.Lease) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	text, err := keysText(k.own)
+	if k.want && (err != nil || l == nil || l.Annotations[tunnelAnnotation] != text) {
+		return false
+	}
+	k.failure = nil
+	return true
+}
+
+// keysText is the annotation for keys; none is empty.
+func keysText(keys []TunnelKey) (string, error) {
+	if len(keys) == 0 {
+		return "", nil
+	}
+	raw, err := json.Marshal(keys)
+	return string(raw), err
 }
 
 // Withdraw takes the keys of this node out of its Lease, if it has any, and then waits until ctx ends. It watches
@@ -139,9 +176,12 @@ func (k *TunnelKeys) read(leases []*coordinationv1.Lease) {
 		}
 	}
 	k.mu.Lock()
+	isSame := k.synced && maps.EqualFunc(k.all, all, slices.Equal[[]TunnelKey])
 	k.all, k.synced = all, true
 	k.mu.Unlock()
-	signal(k.changed)
+	if !isSame {
+		signal(k.changed)
+	}
 }
 
 func (k *TunnelKeys) publish(ctx context.Context) error {
@@ -151,15 +191,11 @@ func (k *TunnelKeys) publish(ctx context.Context) error {
 	if !want {
 		return nil
 	}
-	text := ""
-	if len(own) > 0 {
-		raw, err := json.Marshal(own)
-		if err != nil {
-			return fmt.Errorf("lease %s: %w", leaseOf(k.Node), err)
-		}
-		text = string(raw)
+	text, err := keysText(own)
+	if err != nil {
+		return fmt.Errorf("lease %s: %w", leaseOf(k.Node), err)
 	}
-	_, err := NodeLease{Client: k.Client, Namespace: k.Namespace, Node: k.Node}.Set(ctx, nil,
+	_, err = NodeLease{Client: k.Client, Namespace: k.Namespace, Node: k.Node}.Set(ctx, nil,
 		map[string]string{tunnelAnnotation: text})
 	k.mu.Lock()
 	k.failure = err

@@ -5,12 +5,14 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/fake"
 )
 
@@ -73,5 +75,66 @@ func TestTunnelKeys(t *testing.T) {
 	cancel()
 	if err := <-done; err != context.Canceled {
 		t.Error(err)
+	}
+}
+
+// requests counts the requests of a client by verb, without watches.
+func requests(client *fake.Clientset, verb string, since int) (n int) {
+	for _, a := range client.Actions()[since:] {
+		if a.GetVerb() == verb {
+			n++
+		}
+	}
+	return n
+}
+
+// TestANodeThatWritesItsLeaseMakesOthersAskNothing: a captured node may write its own Lease as often as it likes. Each
+// write is an event for every agent and for the writer, and must not become a request of each.
+func TestANodeThatWritesItsLeaseMakesOthersAskNothing(t *testing.T) {
+	client := fake.NewClientset(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node1"}},
+		&coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: leaseOf("evil"), Namespace: PeersNamespace,
+			Labels: map[string]string{peerLabel: "true"}}})
+	k := &TunnelKeys{Client: client, Namespace: PeersNamespace, Node: "node1", Log: slog.New(slog.DiscardHandler)}
+	sealer := &KeySealer{Client: client, Namespace: PeersNamespace, Log: slog.New(slog.DiscardHandler)}
+	ctx, cancel := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer cancel()
+	running.Go(func() { _ = k.Run(ctx) })
+	running.Go(func() { _ = sealer.Run(ctx) })
+	k.Publish([]TunnelKey{{"a", 1}})
+	until := func(what string, ok func(keys map[string][]TunnelKey) bool) {
+		t.Helper()
+		for end := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+			if keys, _, _ := k.Nodes(); ok(keys) {
+				return
+			}
+			if time.Now().After(end) {
+				t.Fatal("no " + what)
+			}
+		}
+	}
+	until("own key", func(keys map[string][]TunnelKey) bool { return len(keys["node1"]) == 1 })
+	before, began := len(client.Actions()), time.Now()
+	evil := kubernetes.Interface(client).CoordinationV1().Leases(PeersNamespace)
+	for i := 1; i <= 400; i++ {
+		l := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: leaseOf("evil"), Namespace: PeersNamespace,
+			Labels:      map[string]string{peerLabel: "true"},
+			Annotations: map[string]string{tunnelAnnotation: fmt.Sprintf(`[{"key":"k","port":%d}]`, i)}}}
+		if _, err := evil.Update(ctx, l, metav1.UpdateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		k.Publish([]TunnelKey{{"a", 1}}) // as the agent does each second
+		time.Sleep(5 * time.Millisecond)
+	}
+	until("last key", func(keys map[string][]TunnelKey) bool {
+		return len(keys["evil"]) == 1 && keys["evil"][0].Port == 400
+	})
+	if n := requests(client, "get", before); n > 4 {
+		t.Errorf("400 writes of another node made this one read its Lease %d times", n)
+	}
+	// The elected writer lists the Leases at most twice a second.
+	if n, most := requests(client, "list", before), int(time.Since(began)/roundsEvery)+3; n > most {
+		t.Errorf("400 writes of a node made the writer list all Leases %d times, more than %d", n, most)
 	}
 }

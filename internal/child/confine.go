@@ -16,8 +16,8 @@ import (
 // confinedEnv marks the program as executed again by Confine.
 const confinedEnv = "WAYLEAVE_CONFINED"
 
-// Confine removes every capability of this process but keep, and the way to regain one (no_new_privs); and access to
-// files other than its own, if the kernel supports that (see lockFiles).
+// Confine removes every capability of this process but keep, and the way to regain one (no_new_privs); the way to other
+// processes (see lockCalls); and access to files other than its own, if the kernel supports that (see lockFiles).
 //
 // Go has many threads, and a thread can drop only its own capabilities. Therefore one thread drops everything and
 // executes the program again, which ends all other threads. When Confine returns nil, it has checked every thread: none
@@ -59,6 +59,9 @@ func Confine(keep ...Capability) error {
 	if _, err := lockFiles(); err != nil {
 		return err
 	}
+	if err := lockCalls(); err != nil {
+		return err
+	}
 	err = syscall.Exec("/proc/self/exe", os.Args, append(os.Environ(), confinedEnv+"=1"))
 	return fmt.Errorf("execute again without capabilities: %w", err)
 }
@@ -71,6 +74,9 @@ const BindService Capability = unix.CAP_NET_BIND_SERVICE
 
 // Confined returns which right except keep a thread of this process still has, or nil.
 func Confined(keep ...Capability) error {
+	if err := callsLocked(); err != nil {
+		return err
+	}
 	files, err := filepath.Glob("/proc/self/task/*/status")
 	if err != nil || len(files) == 0 {
 		return errors.Join(errors.New("no threads below /proc/self/task"), err)

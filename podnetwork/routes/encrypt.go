@@ -73,7 +73,20 @@ func Endpoint(me, other *model.Node) netip.Addr {
 	return netip.Addr{}
 }
 
-// CIDRs are the networks of a node's pods that no node before it has: an address is allowed to one peer.
+// Addrs are the addresses of a node that no older node has: an address is allowed to one peer. A kubelet sets those of
+// its own Node.
+func Addrs(snap model.Snapshot, node *model.Node) []netip.Addr {
+	out := slices.Clone(node.InternalIPs)
+	for other := range snap.Nodes() {
+		if slices.ContainsFunc(other.InternalIPs, func(a netip.Addr) bool { return slices.Contains(out, a) }) &&
+			other.Before(node) {
+			out = slices.DeleteFunc(out, func(a netip.Addr) bool { return slices.Contains(other.InternalIPs, a) })
+		}
+	}
+	return out
+}
+
+// CIDRs are the networks of a node's pods that no older node has: an address is allowed to one peer.
 func CIDRs(snap model.Snapshot, node *model.Node) []netip.Prefix {
 	return (&maker{snap: snap, node: node}).cidrs()
 }
@@ -120,7 +133,7 @@ func (m *maker) encrypt() {
 		set(cidr, 0, m.me.Primary(cidr.Addr().Is6()))
 	}
 	if e.Nodes {
-		for _, a := range m.node.InternalIPs {
+		for _, a := range Addrs(m.snap, m.node) {
 			set(netip.PrefixFrom(a, a.BitLen()), link.Table, netip.Addr{})
 		}
 	}

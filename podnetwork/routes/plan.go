@@ -391,7 +391,7 @@ func (m *maker) hop(is6 bool) netip.Addr {
 // routers between would not know where to answer. The outer packets come from a
 // node, so that they do not.
 func (m *maker) nodeByTunnel() {
-	for _, a := range m.node.InternalIPs {
+	for _, a := range Addrs(m.snap, m.node) {
 		if a.Is6() && m.local.tunnelMTU(m.snap) < minIPv6MTU {
 			continue
 		}
@@ -400,13 +400,10 @@ func (m *maker) nodeByTunnel() {
 	}
 }
 
-// overlap finds a node that has the network already: the first by name keeps it.
+// overlap finds an older node that has the network already, or a part of it.
 func overlap(snap model.Snapshot, node *model.Node, cidr netip.Prefix) (*model.Node, bool) {
 	for other := range snap.Nodes() {
-		if other.Name >= node.Name {
-			return nil, false // nodes come in order of names
-		}
-		if slices.ContainsFunc(other.PodCIDRs, cidr.Overlaps) {
+		if slices.ContainsFunc(other.PodCIDRs, cidr.Overlaps) && other.Before(node) {
 			return other, true
 		}
 	}

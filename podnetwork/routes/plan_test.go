@@ -1,9 +1,12 @@
 package routes
 
 import (
+	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"wayleave.dev/kernel/link"
 	"wayleave.dev/model"
@@ -80,5 +83,33 @@ func TestWhatCannotBeRouted(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A node that joins cannot take the networks or addresses of one that runs, whatever its name is: a kubelet sets both
+// when it registers its Node.
+func TestANewcomerTakesNothing(t *testing.T) {
+	old, evil := node("old", "192.0.2.2", "10.2.0.0/24"), node("evil", "198.51.100.9", "10.2.0.0/16")
+	me := node("me", "192.0.2.1", "10.1.0.0/24")
+	evil.InternalIPs = append(evil.InternalIPs, old.InternalIPs...)
+	me.Created, old.Created, evil.Created = time.Unix(1, 0), time.Unix(2, 0), time.Unix(3, 0)
+	snap := world(t, me, old, evil)
+	l := NodeLinks{Self: "me", Mode: Auto, Uplink: link.Uplink{Name: "eth0", MTU: 1500,
+		Segments: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}},
+		Encryption: Encryption{Strict: true, Nodes: true, Via: map[string]string{"old": "wg", "evil": "wg"}}}
+	for name, want := range map[string]string{"old": "10.2.0.0/24 192.0.2.2/32", "evil": "198.51.100.9/32"} {
+		p, _, problems := Make(snap, name, l)
+		var to []string
+		for _, r := range p.Routes {
+			to = append(to, r.Dst.String())
+		}
+		slices.Sort(to)
+		if got := strings.Join(slices.Compact(to), " "); got != want || len(problems) == 0 != (name == "old") {
+			t.Errorf("routes by node %s lead to %s, want %s; problems %v", name, got, want, problems)
+		}
+	}
+	l.Encryption = Encryption{}
+	if p, _, _ := Make(snap, "evil", l); strings.Contains(fmt.Sprint(p.Routes), "192.0.2.2/32") {
+		t.Errorf("the tunnel leads to another node's address: %v", p.Routes)
 	}
 }

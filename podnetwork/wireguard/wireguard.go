@@ -114,7 +114,7 @@ func MakePeers(snap model.Snapshot, self string, device int, published map[strin
 		to := routes.Endpoint(me, n)
 		allowed := routes.CIDRs(snap, n)
 		if nodes {
-			for _, a := range n.InternalIPs {
+			for _, a := range routes.Addrs(snap, n) {
 				allowed = append(allowed, netip.PrefixFrom(a, a.BitLen()))
 			}
 		}

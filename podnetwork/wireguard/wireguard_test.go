@@ -101,6 +101,24 @@ func TestWhatPeersMaySend(t *testing.T) {
 	}
 }
 
+// An address is allowed to one peer: of two nodes that claim it, the older one. A kubelet sets those of its own Node.
+func TestANewcomerIsNoOtherNode(t *testing.T) {
+	a, old, evil := node("a", "10.1.0.0/24", "192.0.2.1"), node("old", "10.2.0.0/24", "192.0.2.2"),
+		node("evil", "10.2.0.0/24", "192.0.2.9", "192.0.2.2")
+	old.Created, evil.Created = time.Unix(2, 0), time.Unix(3, 0)
+	published := map[string]Published{"old": publish(3, 4), "evil": publish(5, 6)}
+	p := MakePeers(world(t, a, old, evil), "a", 0, published, publish(1, 2).Keys, nil, true)
+	for _, peer := range p.List {
+		want := map[string]string{"old": "[10.2.0.0/24 192.0.2.2/32]", "evil": "[192.0.2.9/32]"}[p.Nodes[peer.Public]]
+		if got := fmt.Sprint(peer.Allowed); got != want {
+			t.Errorf("node %s may send from %s, want %s", p.Nodes[peer.Public], got, want)
+		}
+	}
+	if len(p.List) != 2 {
+		t.Errorf("peers are %v", p.List)
+	}
+}
+
 // In any period, a key is replaced only on the device that nodes do not send by, even where clocks differ by up to a
 // quarter of the period.
 func TestAKeyIsReplacedWhileNobodyUsesIt(t *testing.T) {
