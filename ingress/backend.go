@@ -1,9 +1,11 @@
 package ingress
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 
 	"wayleave.dev/model"
 	"wayleave.dev/proxy/reach"
@@ -39,11 +41,18 @@ func portText(b model.IngressBackend) string {
 	return fmt.Sprint(b.Port)
 }
 
-// port returns the Service's port that the backend names; the first TCP port if it names none.
+// port returns the Service's port that the backend names; the first TCP port if it names none. A backend that names no
+// port of the Service, but a targetPort, means the port with that, as in ingress-nginx.
 func port(svc *model.Service, b model.IngressBackend) (model.ServicePort, bool) {
 	for _, p := range svc.Ports {
 		if p.Protocol == model.TCP && (b.PortName != "" && p.Name == b.PortName || b.PortName == "" &&
 			(p.Port == b.Port || b.Port == 0)) {
+			return p, true
+		}
+	}
+	target := cmp.Or(b.PortName, strconv.Itoa(int(b.Port)))
+	for _, p := range svc.Ports {
+		if p.Protocol == model.TCP && p.Target == target {
 			return p, true
 		}
 	}

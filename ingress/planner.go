@@ -288,7 +288,7 @@ func shapeOf(snap model.Snapshot, n model.Name) string {
 	var b strings.Builder
 	b.WriteString(svc.Type.String())
 	for _, p := range svc.Ports {
-		b.WriteString(" " + p.Protocol.String() + p.Name + ":" + strconv.Itoa(int(p.Port)))
+		b.WriteString(" " + p.Protocol.String() + p.Name + ":" + strconv.Itoa(int(p.Port)) + ":" + p.Target)
 	}
 	return b.String()
 }

@@ -79,6 +79,23 @@ func reportCases() []ingressCase {
 			yaml: ing("a", []string{"kubernetes.io/ingress.class: nginx",
 				"ingress.kubernetes.io/whitelist-source-range: 127.0.0.1/32"}, rules("a.example / P web:80")),
 			want: []string{"http://a.example/ = 503"}, problems: []string{"whitelist-source-range"}},
+		{name: "targetPort: the number of the containers' port", settings: own,
+			yaml: ing("a", nil, rules("a.example / P web:8080 /tls P web:8443 /none P web:81")),
+			want: []string{"http://a.example/ = shop/web:80", "http://a.example/tls = shop/web:443",
+				"http://a.example/none = 503"}, problems: []string{"Service shop/web has no TCP port 81"}},
+		{name: "ingress-nginx#121: a port of the name comes before a targetPort", settings: own,
+			yaml: "---\n{apiVersion: v1, kind: Service, metadata: {namespace: shop, name: named}, spec: {clusterIP: " +
+				"10.96.0.8, ports: [{name: http, port: 80, targetPort: http-web}, {name: http-web, port: 81}]}}\n" +
+				ing("a", nil, rules("a.example / P named:http-web", "b.example / P named:80")),
+			want: []string{"http://a.example/ = shop/named:81", "http://b.example/ = shop/named:80"}},
+		{name: "ingress-nginx#121b: only the containers' port has the name", settings: own,
+			yaml: "---\n{apiVersion: v1, kind: Service, metadata: {namespace: shop, name: named}, spec: {clusterIP: " +
+				"10.96.0.8, ports: [{name: http, port: 80, targetPort: http-web}]}}\n" +
+				ing("a", nil, rules("a.example / P named:http-web")),
+			want: []string{"http://a.example/ = shop/named:80"}},
+		{name: "host alone: a rule without paths, with the default backend", settings: own,
+			yaml: ing("a", nil, fallback("web:80"), "rules: [{host: a.example}]"),
+			want: []string{"http://a.example/x = shop/web:80"}},
 		{name: "ingress-nginx#5311: proxy-set-headers is for the controller's ConfigMap only", settings: own,
 			yaml: ing("a", []string{"proxy-set-headers: shop/x"}, rules("a.example / P web:80")),
 			want: []string{"http://a.example/ = shop/web:80"}, problems: []string{"proxy-set-headers"}},

@@ -79,6 +79,9 @@ type ServicePort struct {
 	Port     uint16
 	// NodePort is 0 when there is none.
 	NodePort uint16
+	// Target is targetPort, a number or a name; empty if the Service has none. Only Ingresses that name it use it:
+	// endpoints have their ports from EndpointSlices.
+	Target string
 }
 
 var services = describe(descriptor[*Service]{kind: ServiceKind, label: "Service",

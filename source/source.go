@@ -191,6 +191,9 @@ func (c *checker) servicePort(i int, in *corev1.ServicePort, out *model.Service)
 		return
 	}
 	p := model.ServicePort{Name: intern(in.Name), Protocol: proto, Port: port}
+	if in.TargetPort.IntVal != 0 || in.TargetPort.StrVal != "" {
+		p.Target = intern(in.TargetPort.String())
+	}
 	if in.NodePort != 0 {
 		if p.NodePort, ok = c.nodePort(field("nodePort"), proto, in.NodePort); !ok {
 			p.NodePort = 0
