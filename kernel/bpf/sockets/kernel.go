@@ -34,7 +34,9 @@ type Kernel struct {
 	loaded *ebpf.Collection
 	// have are the frontends in the maps; nil if they have not been read.
 	have map[Key]state
-	next uint32 // generation
+	// used are the generations of have; next is the one to try first.
+	used map[uint32]bool
+	next uint32
 	node Node
 	pods map[podKey]bool
 }
@@ -110,8 +112,15 @@ func (k *Kernel) load() error {
 		for _, m := range spec.Maps {
 			m.Pinning = ebpf.PinByName
 		}
-		c, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{
-			Maps: ebpf.MapOptions{PinPath: k.folder()}})
+		opt := ebpf.CollectionOptions{Maps: ebpf.MapOptions{PinPath: k.folder()}}
+		c, err := ebpf.NewCollectionWithOptions(spec, opt)
+		if errors.Is(err, ebpf.ErrMapIncompatible) {
+			// Maps of this version that are not as its programs need them: nftables serves until they are filled.
+			if err := errors.Join(os.RemoveAll(k.folder()), os.Mkdir(k.folder(), 0o700)); err != nil {
+				return fmt.Errorf("sockets: %w", err)
+			}
+			c, err = ebpf.NewCollectionWithOptions(spec, opt)
+		}
 		if err != nil {
 			return fmt.Errorf("sockets: load: %w", err)
 		}

@@ -77,7 +77,10 @@ func (k *Kernel) read() error {
 		remove(k.loaded.Maps["members"], staleMembers)); err != nil {
 		return fmt.Errorf("sockets: remove stale slots: %w", err)
 	}
-	k.have = have
+	k.have, k.used = have, map[uint32]bool{}
+	for g := range generations {
+		k.used[g] = true
+	}
 	return nil
 }
 
@@ -134,6 +137,9 @@ func (k *Kernel) set(list []Frontend) error {
 		return errors.Join(fmt.Errorf("sockets: %w", err), k.read())
 	}
 	for _, s := range states {
+		if old, ok := k.have[s.Key]; ok {
+			delete(k.used, old.generation)
+		}
 		k.have[s.Key] = s
 	}
 	return k.drop(former)
@@ -151,6 +157,7 @@ func (k *Kernel) putMembers(c change) error {
 func (k *Kernel) drop(c change) error {
 	if err := errors.Join(remove(k.loaded.Maps["slots"], c.slots),
 		remove(k.loaded.Maps["members"], c.members)); err != nil {
+		k.have = nil // the next read removes them
 		return fmt.Errorf("sockets: former slots: %w", err)
 	}
 	return nil
@@ -179,14 +186,21 @@ func (k *Kernel) Delete(_ context.Context, list []Key) error {
 		return fmt.Errorf("sockets: %w", err)
 	}
 	for _, at := range list {
-		delete(k.have, at)
+		if s, ok := k.have[at]; ok {
+			delete(k.used, s.generation)
+			delete(k.have, at)
+		}
 	}
 	return k.drop(former)
 }
 
 // generation returns one that no frontend has. After 2³² changes numbers start again.
 func (k *Kernel) generation() uint32 {
+	for k.used[k.next] {
+		k.next++
+	}
 	g := k.next
+	k.used[g] = true
 	k.next++
 	return g
 }

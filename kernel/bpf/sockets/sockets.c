@@ -162,13 +162,13 @@ static __always_inline struct frontend *served(struct bpf_sock_addr *ctx, const 
 
 	if (!f)
 		return 0;
-	cookie = bpf_get_netns_cookie(ctx);
-	if (bpf_map_lookup_elem(&namespaces, &cookie))
-		return f;
 	n = bpf_map_lookup_elem(&nodes, &zero);
-	if (!n || n->host != cookie || !(n->flags & TRANSLATE_HOST) || (f->flags & PODS_ONLY))
+	if (!n)
 		return 0;
-	return f;
+	cookie = bpf_get_netns_cookie(ctx);
+	if (n->host == cookie)
+		return (n->flags & TRANSLATE_HOST) && !(f->flags & PODS_ONLY) ? f : 0;
+	return bpf_map_lookup_elem(&namespaces, &cookie) ? f : 0;
 }
 
 // choose returns a random slot of a frontend.
@@ -386,13 +386,18 @@ HOOK(wl_peer6, "cgroup/getpeername6", 6, PEER)
 SEC("sockops") int wl_learn(struct bpf_sock_ops *ops)
 {
 	struct pod_key key = {.bits = 128};
-	__u32 one = 1;
+	__u32 one = 1, zero = 0;
+	struct node *n;
 	__u64 cookie;
 
 	if (ops->op != BPF_SOCK_OPS_TCP_CONNECT_CB)
 		return PROCEED;
 	cookie = bpf_get_netns_cookie(ops);
 	if (bpf_map_lookup_elem(&namespaces, &cookie))
+		return PROCEED;
+	// A bridge of pods gives the node an address in their network.
+	n = bpf_map_lookup_elem(&nodes, &zero);
+	if (!n || n->host == cookie)
 		return PROCEED;
 	if (ops->family == 2 /* AF_INET */) {
 		key.addr = mapped(ops->local_ip4);

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"net/netip"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
@@ -404,6 +406,66 @@ func TestAFullMapRefusesWhatDoesNotFit(t *testing.T) {
 	for _, f := range have {
 		if len(f.Backends) != len(many) {
 			t.Errorf("%s has %d backends", f.Key, len(f.Backends))
+		}
+	}
+}
+
+// The node's own namespace is not taken for a pod's, also if it has an address in the pods' network, as a bridge gives
+// it.
+func TestTheNodeIsNoPod(t *testing.T) {
+	r := newRig(t)
+	r.NSFD = r.ns.FD()
+	if err := r.Attach(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	r.known(t)
+	r.ns.Serve("tcp", "10.244.1.2:8080", func(net.Conn) {})
+	r.set(t, model.TCP, "10.96.0.1:80", "10.244.1.2:8080")
+	if _, err := r.ns.Dial("tcp", "10.96.0.1:80", patience); !errors.Is(err, unix.ENETUNREACH) {
+		t.Errorf("the error is %v", err)
+	}
+}
+
+// Pinned maps that the programs cannot use are made anew.
+func TestMapsThatDoNotFitAreMadeAnew(t *testing.T) {
+	k := &Kernel{Cgroup: testnet.Cgroup(t), Folder: testnet.BPFFS(t) + "/wayleave"}
+	if err := os.MkdirAll(k.folder(), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	m, err := ebpf.NewMap(&ebpf.MapSpec{Name: "slots", Type: ebpf.Hash, KeySize: 8, ValueSize: 4, MaxEntries: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	if err := m.Pin(filepath.Join(k.folder(), "slots")); err != nil {
+		t.Fatal(err)
+	}
+	if err := k.Attach(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if list, err := k.Frontends(t.Context()); err != nil || len(list) > 0 || !k.isComplete() {
+		t.Errorf("%v, %v", list, err)
+	}
+	if err := k.Remove(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// Generations start again after the last one, and no two frontends have the same.
+func TestGenerationsAreUnique(t *testing.T) {
+	r := newRig(t)
+	r.set(t, model.TCP, "10.96.0.1:80", "10.244.1.2:8080")
+	r.next = math.MaxUint32
+	for i := range 3 {
+		r.set(t, model.TCP, fmt.Sprintf("10.96.1.%d:80", i), fmt.Sprintf("10.244.1.2:%d", 9000+i))
+	}
+	list, err := r.Frontends(t.Context())
+	if err != nil || len(list) != 4 {
+		t.Fatal(list, err)
+	}
+	for _, f := range list {
+		if len(f.Backends) != 1 {
+			t.Errorf("%s", f)
 		}
 	}
 }
