@@ -72,11 +72,16 @@ func (n *Network) fastPath(ctx context.Context) error {
 		return ctx.Err()
 	}
 	for ctx.Err() == nil {
-		n.fastPathDone(n.setFastPath(ctx))
+		report, err := n.setFastPath(ctx)
+		n.fastPathDone(report, err)
+		again := time.After(fastPathEvery)
+		if errors.Is(err, fastpath.ErrUnsupported) {
+			<-ctx.Done() // it stays so until the next boot
+		}
 		select {
 		case <-ctx.Done():
 		case <-n.moved:
-		case <-time.After(fastPathEvery):
+		case <-again:
 		}
 	}
 	return ctx.Err()

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"wayleave.dev/internal/testnet"
+	"wayleave.dev/kernel/bpf/fastpath"
 	"wayleave.dev/kernel/conntrack"
 	"wayleave.dev/kernel/nft"
 	"wayleave.dev/model"
@@ -29,6 +30,8 @@ type lab struct {
 	conn    *nft.Kernel
 	mode    *Mode
 	entries map[entryKey]entry
+	// forgets is how long the fast path uses an answer of connection tracking.
+	forgets time.Duration
 }
 
 type pod struct {
@@ -115,6 +118,36 @@ func (l *lab) pod(name string, host int) {
 	l.node.Run("ip", "route", "add", p.addrs[0].String()+"/32", "dev", name, "src", nodeAddr(false).String())
 	l.node.Run("ip", "-6", "route", "add", p.addrs[1].String()+"/128", "dev", name, "src", nodeAddr(true).String())
 	l.pods[name] = p
+}
+
+// fastPath has the programs of mode ebpf at the links of pods and at eth0. It returns how many packets they redirected.
+func (l *lab) fastPath() (took func() uint64) {
+	l.t.Helper()
+	k := &fastpath.Kernel{NSFD: l.node.FD()}
+	if err := k.Possible(); errors.Is(err, fastpath.ErrUnsupported) {
+		l.t.Skip(err)
+	}
+	s := fastpath.State{Uplinks: []string{"eth0"}}
+	for name, p := range l.pods {
+		mac := strings.TrimSpace(p.Run("sh", "-c", "ip -o link show eth0 | sed 's,.*link/ether \\([^ ]*\\).*,\\1,'"))
+		for _, a := range p.addrs {
+			l.node.Run("ip", "neigh", "replace", a.String(), "lladdr", mac, "dev", name, "nud", "permanent")
+		}
+		s.Pods = append(s.Pods, fastpath.Pod{Link: name, Addrs: p.addrs[:]})
+	}
+	l.node.Sysctl("net/netfilter/nf_conntrack_tcp_be_liberal", "1")
+	if r, err := k.Set(l.t.Context(), s); err != nil || r.Pods != len(l.pods) {
+		l.t.Fatalf("the fast path is at %+v, %v", r, err)
+	}
+	l.t.Cleanup(func() { _ = k.Remove(context.Background()) })
+	l.forgets = 200 * time.Millisecond
+	return func() uint64 {
+		n, err := k.Redirected()
+		if err != nil {
+			l.t.Error(err)
+		}
+		return n.Local + n.Remote
+	}
 }
 
 // echo answers on TCP and UDP with what was sent.

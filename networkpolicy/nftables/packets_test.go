@@ -226,8 +226,24 @@ func (l *lab) open(from *testnet.NS, network string, to netip.AddrPort) net.Conn
 }
 
 func TestForbiddenFlowsAreCutAndOthersAreNot(t *testing.T) {
-	t.Parallel()
-	l := newLab(t)
+	for _, mode := range []string{"nftables", "ebpf"} {
+		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
+			l := newLab(t)
+			took := func() uint64 { return 0 }
+			if mode == "ebpf" {
+				took = l.fastPath()
+			}
+			cutForbidden(l)
+			if n := took(); mode == "ebpf" && n < 50 {
+				t.Errorf("%d packets took the fast path", n)
+			}
+		})
+	}
+}
+
+func cutForbidden(l *lab) {
+	t := l.t
 	a, b, c := l.pods["a"], l.pods["b"], l.pods["c"]
 	peers := append(b.addrs[:], append(c.addrs[:], vip(false))...)
 	wide := rules{}.isolate(a, in, "p").isolate(c, out, "e").peer(in, "p", all(), peers...).
@@ -279,6 +295,7 @@ func TestForbiddenFlowsAreCutAndOthersAreNot(t *testing.T) {
 	if s := l.sweep(); s.Cut != n || s.Freed != 0 {
 		t.Errorf("swept %+v, want %d cut", s, n)
 	}
+	time.Sleep(l.forgets)
 	for _, f := range flows {
 		within := patience
 		if f.cut {

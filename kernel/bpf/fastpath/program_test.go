@@ -1,0 +1,226 @@
+package fastpath
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"net/netip"
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+)
+
+// Verdicts of the program.
+const (
+	toStack    = 0xffffffff
+	redirected = 7
+)
+
+// flowKey and flow are the types of fastpath.c.
+type flowKey struct {
+	Link         uint32
+	Src, Dst     [16]byte
+	Sport, Dport [2]byte
+	Protocol     uint32
+}
+
+type flow struct {
+	Checked   uint64
+	Link, MTU uint32
+	MACs      [12]byte
+	Way       uint32
+}
+
+// frame is a packet of the connection 10.244.1.1:1000 to 10.244.1.2:80, or of its addresses of IPv6; change edits the
+// network packet.
+func frame(is6 bool, protocol uint8, data int, change func(ip []byte)) []byte {
+	head := 20
+	if is6 {
+		head = 40
+	}
+	l4 := map[uint8]int{unix.IPPROTO_TCP: 20, unix.IPPROTO_UDP: 8}[protocol]
+	b := make([]byte, 14+head+l4+data)
+	ip := b[14:]
+	src, dst := ends(is6)
+	if is6 {
+		binary.BigEndian.PutUint16(b[12:], unix.ETH_P_IPV6)
+		ip[0], ip[6], ip[7] = 0x60, protocol, 64
+		binary.BigEndian.PutUint16(ip[4:], uint16(l4+data))
+		copy(ip[8:], src.AsSlice())
+		copy(ip[24:], dst.AsSlice())
+	} else {
+		binary.BigEndian.PutUint16(b[12:], unix.ETH_P_IP)
+		ip[0], ip[8], ip[9] = 0x45, 64, protocol
+		binary.BigEndian.PutUint16(ip[2:], uint16(len(ip)))
+		copy(ip[12:], src.AsSlice())
+		copy(ip[16:], dst.AsSlice())
+	}
+	binary.BigEndian.PutUint16(ip[head:], 1000)
+	binary.BigEndian.PutUint16(ip[head+2:], 80)
+	if protocol == unix.IPPROTO_TCP {
+		ip[head+12], ip[head+13] = 5<<4, 0x10 // ACK
+	}
+	if change != nil {
+		change(ip)
+	}
+	if !is6 {
+		binary.BigEndian.PutUint16(ip[10:], 0)
+		binary.BigEndian.PutUint16(ip[10:], ^sum(ip[:20]))
+	}
+	return b
+}
+
+func ends(is6 bool) (src, dst netip.Addr) {
+	if is6 {
+		return netip.MustParseAddr("fd00::1"), netip.MustParseAddr("fd00::2")
+	}
+	return netip.MustParseAddr("10.244.1.1"), netip.MustParseAddr("10.244.1.2")
+}
+
+// sum is the one's complement sum.
+func sum(b []byte) uint16 {
+	var n uint32
+	for i := 0; i < len(b); i += 2 {
+		n += uint32(binary.BigEndian.Uint16(b[i:]))
+	}
+	for n > 0xffff {
+		n = n&0xffff + n>>16
+	}
+	return uint16(n)
+}
+
+// A packet of a known flow is redirected, with one hop less, the right checksum and the MAC addresses of the pod's link.
+// Everything about which the program is not certain goes to the stack unchanged.
+func TestVerdicts(t *testing.T) {
+	k := &Kernel{}
+	c, err := load()
+	if errors.Is(err, ErrUnsupported) {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.loaded = c
+	defer c.Close()
+	const mtu = 1000
+	macs := [12]byte{10, 11, 12, 13, 14, 15, 20, 21, 22, 23, 24, 25}
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
+		t.Fatal(err)
+	}
+	know := func(way uint32) {
+		for _, is6 := range []bool{false, true} {
+			for _, protocol := range []uint32{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
+				src, dst := ends(is6)
+				key := flowKey{Link: loopback, Src: src.As16(), Dst: dst.As16(), Sport: [2]byte{1000 >> 8, 1000 & 0xff},
+					Dport: [2]byte{0, 80}, Protocol: protocol}
+				// In the future: the answer does not age while the test runs.
+				if err := c.Maps["flows"].Put(key, flow{uint64(now.Nano()) + 1e12, loopback, mtu, macs, way}); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	}
+	const tcp, udp = unix.IPPROTO_TCP, unix.IPPROTO_UDP
+	set := func(at int, v byte) func([]byte) { return func(ip []byte) { ip[at] = v } }
+	for _, tt := range []struct {
+		name  string
+		frame []byte
+		fast  bool
+	}{
+		{"TCP", frame(false, tcp, 100, nil), true},
+		{"TCP, IPv6", frame(true, tcp, 100, nil), true},
+		{"UDP", frame(false, udp, 100, nil), true},
+		{"UDP, IPv6", frame(true, udp, 100, nil), true},
+		{"TCP, as large as the MTU", frame(false, tcp, mtu-40, nil), true},
+		{"don't fragment", frame(false, tcp, 100, set(6, 0x40)), true},
+		{"a TTL that makes the checksum overflow", frame(false, tcp, 100, func(ip []byte) {
+			ip[8] = 2
+			// The identification makes the checksum 0xffff less one hop.
+			ip[10], ip[11], ip[4], ip[5] = 0, 0, 0, 0
+			binary.BigEndian.PutUint16(ip[4:], ^sum(ip[:20])-0xfeff)
+		}), true},
+		{"above the MTU", frame(false, tcp, mtu-39, nil), false},
+		{"above the MTU, IPv6", frame(true, udp, mtu-47, nil), false},
+		{"SYN", frame(false, tcp, 0, set(33, 0x02)), false},
+		{"FIN", frame(false, tcp, 0, set(33, 0x11)), false},
+		{"RST, IPv6", frame(true, tcp, 0, set(53, 0x04)), false},
+		{"a first fragment", frame(false, udp, 100, set(6, 0x20)), false},
+		{"a later fragment", frame(false, udp, 100, set(7, 1)), false},
+		{"options", frame(false, tcp, 100, set(0, 0x46)), false},
+		{"a TTL that ends", frame(false, tcp, 100, set(8, 1)), false},
+		{"a hop limit that ends", frame(true, tcp, 100, set(7, 1)), false},
+		{"an extension header", frame(true, tcp, 100, set(6, 60)), false},
+		{"a fragment header", frame(true, tcp, 100, set(6, 44)), false},
+		{"another protocol", frame(false, tcp, 100, set(9, 132)), false},
+		{"another version", frame(false, tcp, 100, set(0, 0x55)), false},
+		{"another source", frame(false, tcp, 100, set(15, 9)), false},
+		{"another destination", frame(false, tcp, 100, set(19, 9)), false},
+		{"another source port", frame(false, tcp, 100, set(21, 9)), false},
+		{"another destination port", frame(false, tcp, 100, set(23, 9)), false},
+		{"ARP", append([]byte{12: 8, 13: 6}, make([]byte, 46)...), false},
+		{"half a header", frame(false, tcp, 0, nil)[:50], false},
+		{"to another host", append([]byte{2}, frame(false, tcp, 100, nil)[1:]...), false},
+	} {
+		know(wayPeer)
+		ret, out, err := c.Programs[programName].Test(tt.frame)
+		if err != nil {
+			t.Fatalf("%s: %v", tt.name, err)
+		}
+		if want := map[bool]uint32{true: redirected, false: toStack}[tt.fast]; ret != want {
+			t.Errorf("%s: the verdict is %d, want %d", tt.name, int32(ret), int32(want))
+			continue
+		}
+		if want := passed(tt.frame, tt.fast, macs); !bytes.Equal(out, want) {
+			t.Errorf("%s: the packet is\n%x, want\n%x", tt.name, out, want)
+		}
+	}
+	know(wayNeighbour)
+	in := frame(false, tcp, 100, nil)
+	if ret, out, err := c.Programs[programName].Test(in); err != nil || ret != redirected ||
+		!bytes.Equal(out, passed(in, true, [12]byte(in[:12]))) {
+		t.Errorf("to another node: %d, %x, %v", ret, out, err)
+	}
+	know(0)
+	if ret, out, err := c.Programs[programName].Test(in); err != nil || ret != toStack || !bytes.Equal(out, in) {
+		t.Errorf("a flow of the stack: %d, %x, %v", ret, out, err)
+	}
+	if n, err := k.Redirected(); err != nil || n != (Redirected{7, 1}) {
+		t.Errorf("counted are %+v, %v", n, err)
+	}
+}
+
+// passed is the packet behind the node.
+func passed(in []byte, fast bool, macs [12]byte) []byte {
+	out := bytes.Clone(in)
+	if !fast {
+		return out
+	}
+	copy(out, macs[:])
+	ip := out[14:]
+	if ip[0]>>4 == 6 {
+		ip[7]--
+		return out
+	}
+	ip[8]--
+	ip[10], ip[11] = 0, 0
+	binary.BigEndian.PutUint16(ip[10:], ^sum(ip[:20]))
+	return out
+}
+
+// The types are as large as the program's.
+func TestLayout(t *testing.T) {
+	spec, err := loadProgram()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string][2]int{"flows": {binary.Size(flowKey{}), 40}, "pods": {16, binary.Size(pod{})}} {
+		if m := spec.Maps[name]; int(m.KeySize) != want[0] || int(m.ValueSize) != want[1] {
+			t.Errorf("%s has keys of %d bytes and values of %d, want %v", name, m.KeySize, m.ValueSize, want)
+		}
+	}
+	if m := spec.Maps["flows"]; m.Type != ebpf.LRUHash {
+		t.Errorf("flows are a %s", m.Type)
+	}
+}
