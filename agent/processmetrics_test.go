@@ -23,7 +23,8 @@ func (s supervising) Processes() map[string]bool      { return s.runs }
 
 // The processes of all features are in one metric, which no feature registers.
 func TestProcessesOfFeaturesAreInOneMetric(t *testing.T) {
-	c := core(objects(t), supervising{"a", map[string]bool{"l2": true}}, supervising{"b", map[string]bool{"bgp": false}},
+	c := core(objects(t), supervising{"a", map[string]bool{"l2": true}},
+		supervising{"b", map[string]bool{"bgp": false}},
 		supervising{"c", nil})
 	reg := prometheus.NewPedanticRegistry()
 	reg.MustRegister(agent.Collectors(&agent.Node{Core: c})...)

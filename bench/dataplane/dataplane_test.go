@@ -32,11 +32,11 @@ func TestDataPlane(t *testing.T) {
 		t.Fatal(err)
 	}
 	page := result.New(result.Docs, "bench-dataplane", "Benchmark: packets between pods")
-	page.Text("`make bench` generates this page: %s. Medians of %d interleaved rounds of %s; a ratio is the median of the "+
-		"ratios of the rounds. One CPU does all work: client, server and the path. What is counted is per second in which "+
-		"this CPU was not idle.", result.Machine(), rounds, each)
-	page.Text("Both modes have the rules of %d Services, and of policies that isolate both pods in both directions. Plain "+
-		"veths are routed, without nftables and connection tracking.", serviceCount)
+	page.Text("`make bench` generates this page: %s. Medians of %d interleaved rounds of %s; a ratio is the "+
+		"median of the ratios of the rounds. One CPU does all work: client, server and the path. What is counted "+
+		"is per second in which this CPU was not idle.", result.Machine(), rounds, each)
+	page.Text("Both modes have the rules of %d Services, and of policies that isolate both pods in both directions. "+
+		"Plain veths are routed, without nftables and connection tracking.", serviceCount)
 	var labels []string
 	series := []result.Series{{Name: "against " + nftables}, {Name: "against " + plain}}
 	for i, path := range []string{local, direct, vxlan} {
@@ -59,7 +59,8 @@ func TestDataPlane(t *testing.T) {
 			}
 			over, against := ratios(got, nftables), ratios(got, plain)
 			rows = append(rows, []string{x.name, x.unit, result.Number(result.Median(got[ebpf]) / x.scale),
-				result.Number(result.Median(got[nftables]) / x.scale), result.Number(result.Median(got[plain]) / x.scale),
+				result.Number(result.Median(got[nftables]) / x.scale),
+				result.Number(result.Median(got[plain]) / x.scale),
 				result.Number(over), target, result.Number(against)})
 			if path != vxlan {
 				labels = append(labels, x.name+map[string]string{local: "", direct: ", 2 nodes"}[path])

@@ -142,9 +142,10 @@ func (w *world) rules(t *testing.T, node *testnet.NS, n int, ends []end) {
 		for _, e := range ends {
 			entries[networkpolicy.Key{Kind: networkpolicy.PodEntry, Direction: d, Addr: e.addr}] =
 				networkpolicy.Entry{Profile: "0123456789abcdef"}
+			ports := []networkpolicy.PortRange{{Protocol: model.TCP, From: 81, To: 83},
+				{Protocol: model.UDP, From: 84, To: 84}}
 			entries[networkpolicy.Key{Kind: networkpolicy.PeerEntry, Direction: d, Addr: e.addr,
-				Profile: "0123456789abcdef"}] = networkpolicy.Entry{Ports: networkpolicy.Ports{Ranges: []networkpolicy.PortRange{
-				{Protocol: model.TCP, From: 81, To: 83}, {Protocol: model.UDP, From: 84, To: 84}}}}
+				Profile: "0123456789abcdef"}] = networkpolicy.Entry{Ports: networkpolicy.Ports{Ranges: ports}}
 		}
 	}
 	if err := policies.New(conn, conntrack.NewTracker(node.FD())).Sync(t.Context(), entries); err != nil {

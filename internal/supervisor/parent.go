@@ -44,9 +44,9 @@ type Parent[O, N any] struct {
 	next   *N
 }
 
-// NewParent reads and answers the frames of a connection until Close. merge, which may be nil, joins an order with the
-// last one in the queue and returns true, or returns false. The order that the loop takes next has left the queue. merge
-// is called only for orders without descriptors.
+// NewParent reads and answers the frames of a connection until Close. merge, which may be nil, joins an order with
+// the last one in the queue and returns true, or returns false. The order that the loop takes next has left the queue.
+// merge is called only for orders without descriptors.
 func NewParent[O, N any](conn *net.UnixConn, merge func(waiting *O, next O) bool) *Parent[O, N] {
 	signal := func() chan struct{} { return make(chan struct{}, 1) }
 	p := &Parent[O, N]{out: frame.Sender{Conn: conn}, merge: merge, orders: make(chan Order[O]),

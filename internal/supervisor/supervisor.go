@@ -87,8 +87,8 @@ func (s *Supervisor[O, N]) Wake() { notify(s.wake) }
 // Restarts counts the processes after the first one.
 func (s *Supervisor[O, N]) Restarts() uint64 { return s.restarts.Load() }
 
-// Run keeps the process running until the context ends, and then stops it. begin is called for each process, ended after
-// each with its error.
+// Run keeps the process running until the context ends, and then stops it. begin is called for each process,
+// and ended after each with its error.
 func (s *Supervisor[O, N]) Run(ctx context.Context, begin func(*Process[O]) Agent[N], ended func(error)) error {
 	first := true
 	return child.Keep(ctx, func(ctx context.Context) error {
@@ -207,7 +207,8 @@ func (k *keeper[O, N]) hear(f toAgent[N]) error {
 		// One answer of a process that continues after a pause may be too early for its loop.
 		stuck := f.Behind > k.s.StuckAfter
 		if stuck && k.stuck {
-			return fmt.Errorf("it is stuck: one step of its work takes longer than %s", f.Behind.Round(time.Millisecond))
+			return fmt.Errorf("it is stuck: one step of its work takes longer than %s",
+				f.Behind.Round(time.Millisecond))
 		}
 		k.stuck = stuck
 	}

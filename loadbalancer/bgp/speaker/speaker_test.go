@@ -59,8 +59,8 @@ func TestMetrics(t *testing.T) {
 	}
 	s.now.Change(func(w *watched) {
 		w.refused, w.report.Refused = 1, 4
-		w.report.Sessions = []bgp.SessionReport{{Name: "BGPPeer rack", Addr: router4, State: bgp.Established, Advertised: 3,
-			Received: 2, Accepted: 1}, {Name: "BGPPeer range", State: "listening"}}
+		w.report.Sessions = []bgp.SessionReport{{Name: "BGPPeer rack", Addr: router4, State: bgp.Established,
+			Advertised: 3, Received: 2, Accepted: 1}, {Name: "BGPPeer range", State: "listening"}}
 	})
 	families, err := reg.Gather()
 	if err != nil {
