@@ -52,7 +52,7 @@ func TestWgShowsTheKernelsDevices(t *testing.T) {
 			keys, _, _ := e.board.reader("").Nodes()
 			for i, m := range c.nodes {
 				other := c.nodes[1-i]
-				carried := 0
+				carried := int64(0)
 				for n := range plan.Devices {
 					private, public, port, peers := dump(m, plan.Device(n))
 					if private == "(none)" || public != keys[m.name].Keys[n].String() || port != fmt.Sprint(51871+n) ||
@@ -69,7 +69,7 @@ func TestWgShowsTheKernelsDevices(t *testing.T) {
 						t.Errorf("%s %s has peer %+v, want networks %s of %s", m.name, plan.Device(n), p, want,
 							keys[other.name].Keys[n])
 					}
-					var sum [2]int
+					var sum [2]int64
 					_, _ = fmt.Sscan(p.received, &sum[0])
 					_, _ = fmt.Sscan(p.sent, &sum[1])
 					carried += sum[i] // node1 receives, node2 sends
