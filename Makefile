@@ -32,6 +32,9 @@ test-lab: $(LAB) image dist/lossmeter.tar ## The demo's checks and foreign specs
 test-vm: ## Tests as root in a VM with Debian's kernel
 	@./hack/test-vm
 
+test-routing: $(LAB) image dist/lossmeter.tar ## A real Kubernetes with routing: bgp and encryption: wireguard; no plain packet on the wire
+	@./hack/test-routing
+
 test-arm64: ## The programs of the arm64 image under qemu's user emulation
 	@./hack/test-arm64
 
@@ -116,4 +119,4 @@ $(LAB): $(shell git ls-files --cached --others --exclude-standard lab internal/d
 setup:
 	@./hack/setup
 
-.PHONY: demo test test-chart test-stress test-lab test-vm test-arm64 test-handover test-kubeadm test-release bench fuzz lint image push release push-release gen docs clean help setup
+.PHONY: demo test test-chart test-stress test-lab test-vm test-arm64 test-handover test-kubeadm test-release test-routing bench fuzz lint image push release push-release gen docs clean help setup

@@ -52,7 +52,7 @@ func TestWgShowsTheKernelsDevices(t *testing.T) {
 			keys, _, _ := e.board.reader("").Nodes()
 			for i, m := range c.nodes {
 				other := c.nodes[1-i]
-				carried := 0
+				carried := int64(0)
 				for n := range plan.Devices {
 					private, public, port, peers := dump(m, plan.Device(n))
 					if private == "(none)" || public != keys[m.name].Keys[n].String() || port != fmt.Sprint(51871+n) ||
@@ -63,13 +63,13 @@ func TestWgShowsTheKernelsDevices(t *testing.T) {
 					p := peers[0]
 					allowed := strings.Split(p.allowed, ",")
 					slices.Sort(allowed)
-					want := fmt.Sprintf("[10.244.%d.0/24 fd00:244:0:%d::/64]", 2-i, 2-i)
+					want := fmt.Sprintf("[10.244.%[1]d.0/24 172.30.0.1%[1]d/32 fd00:244:0:%[1]d::/64 fd00:30::1%[1]d/128]", 2-i)
 					if p.public != keys[other.name].Keys[n].String() || fmt.Sprint(allowed) != want ||
 						p.endpoint != fmt.Sprintf("172.30.0.1%d:%d", 2-i, 51871+n) || p.handshake == "0" {
 						t.Errorf("%s %s has peer %+v, want networks %s of %s", m.name, plan.Device(n), p, want,
 							keys[other.name].Keys[n])
 					}
-					var sum [2]int
+					var sum [2]int64
 					_, _ = fmt.Sscan(p.received, &sum[0])
 					_, _ = fmt.Sscan(p.sent, &sum[1])
 					carried += sum[i] // node1 receives, node2 sends
@@ -137,4 +137,23 @@ func TestEncryptionOverRoutesOfBGP(t *testing.T) {
 		s.nodes[2].start(s.store)
 	})
 	w.expectNone()
+}
+
+// TestPortsOfNodesWhileEncrypting: a pod reaches a pod of another node by a port of that node. The answer is the pod's,
+// so it is encrypted, and has the node's address.
+func TestPortsOfNodesWhileEncrypting(t *testing.T) {
+	c := newEncryptedCluster(t, newEncrypted(), routes.Direct)
+	awaitSessions(t, c.nodes)
+	a := c.nodes[0].mustAdd("a")
+	d, err := c.nodes[1].addWith("d", ports(`{"hostPort":8000,"containerPort":80}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	tell(d.ns)
+	for _, to := range []string{"172.30.0.12", "fd00:30::12"} {
+		testnet.Eventually(t, 10*time.Second, func() error {
+			_, err := who(a.ns, netip.AddrPortFrom(netip.MustParseAddr(to), 8000))
+			return err
+		})
+	}
 }

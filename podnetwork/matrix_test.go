@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -108,7 +109,14 @@ func (s *segments) model(m *machine) *model.Node {
 }
 
 // transfer is how many bytes a fetch moves: many packets of the largest MTU, and few enough for an emulated processor.
-const transfer = 256 << 10
+var transfer = transferSize()
+
+func transferSize() int64 {
+	if os.Getenv("WAYLEAVE_TEST_EMULATED") != "" {
+		return 256 << 10
+	}
+	return 1 << 20
+}
 
 // serveTransfers has a server send a transfer to each client: no path may swallow big packets.
 func serveTransfers(ns *testnet.NS) {

@@ -88,8 +88,8 @@ type Peers struct {
 }
 
 // MakePeers plans the peers of a device. Where two nodes publish the same key, the node that had it before keeps it:
-// held are the nodes by key as they are in force. Without such a node, none gets it. nodes allows the nodes' own
-// addresses as well.
+// held are the nodes by key as they are in force. Without such a node, none gets it. nodes has
+// nodes without pods be peers as well.
 func MakePeers(snap model.Snapshot, self string, device int, published map[string]Published, own [Devices]wireguard.Key,
 	held map[wireguard.Key]string, nodes bool) Peers {
 	out := Peers{Nodes: map[wireguard.Key]string{}, Missing: map[string]string{}}
@@ -113,7 +113,8 @@ func MakePeers(snap model.Snapshot, self string, device int, published map[strin
 		key := p.Keys[device]
 		to := routes.Endpoint(me, n)
 		allowed := routes.CIDRs(snap, n)
-		if nodes {
+		// Also without nodes: an answer of a pod by a port of its node has the node's address, and is encrypted.
+		if nodes || len(allowed) > 0 {
 			for _, a := range routes.Addrs(snap, n) {
 				allowed = append(allowed, netip.PrefixFrom(a, a.BitLen()))
 			}

@@ -88,13 +88,13 @@ func TestWhatPeersMaySend(t *testing.T) {
 	for _, nodes := range []bool{false, true} {
 		p := MakePeers(snap, "a", 1, published, publish(1, 2).Keys, nil, nodes)
 		got := fmt.Sprint(p.List)
-		want := []string{"10.2.0.0/24", "10.4.0.0/24", "192.0.2.2:51872", "[2001:db8::4]:51872"}
+		want := []string{"10.2.0.0/24", "192.0.2.2/32", "10.4.0.0/24", "192.0.2.2:51872", "[2001:db8::4]:51872"}
 		for _, w := range want {
 			if !strings.Contains(got, w) {
 				t.Errorf("nodes=%t: %s is not in %s", nodes, w, got)
 			}
 		}
-		if strings.Contains(got, "10.2.0.0/25") || strings.Contains(got, "192.0.2.2/32") != nodes ||
+		if strings.Contains(got, "10.2.0.0/25") || strings.Contains(got, "192.0.2.3/32") != nodes ||
 			len(p.Missing) != 1 || p.Missing["e"] == "" {
 			t.Errorf("nodes=%t: %s, missing %v", nodes, got, p.Missing)
 		}
