@@ -63,7 +63,8 @@ func TestWgShowsTheKernelsDevices(t *testing.T) {
 					p := peers[0]
 					allowed := strings.Split(p.allowed, ",")
 					slices.Sort(allowed)
-					want := fmt.Sprintf("[10.244.%[1]d.0/24 172.30.0.1%[1]d/32 fd00:244:0:%[1]d::/64 fd00:30::1%[1]d/128]", 2-i)
+					want := fmt.Sprintf("[10.244.%[1]d.0/24 172.30.0.1%[1]d/32 "+
+						"fd00:244:0:%[1]d::/64 fd00:30::1%[1]d/128]", 2-i)
 					if p.public != keys[other.name].Keys[n].String() || fmt.Sprint(allowed) != want ||
 						p.endpoint != fmt.Sprintf("172.30.0.1%d:%d", 2-i, 51871+n) || p.handshake == "0" {
 						t.Errorf("%s %s has peer %+v, want networks %s of %s", m.name, plan.Device(n), p, want,

@@ -43,7 +43,7 @@ func TestAGoodServiceIsTakenWhole(t *testing.T) {
 		t.Fatal(problems)
 	}
 	if got, want := fmt.Sprintf("%s %s %v %v", s.Name, s.Type, s.ClusterIPs, s.Ports),
-		"default/web ClusterIP [10.96.0.5 fd00::5] [{http TCP 80 30080} {dns UDP 53 0}]"; got != want {
+		"default/web ClusterIP [10.96.0.5 fd00::5] [{http TCP 80 30080 } {dns UDP 53 0 }]"; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
 }

@@ -78,6 +78,8 @@ func node(log *slog.Logger, run string) error {
 
 func objects(w *model.Writer) {
 	w.PutNode(&model.Node{Name: "node1", InternalIPs: []netip.Addr{netip.MustParseAddr("10.9.0.1")}})
+	// A cluster whose nodes are all excluded from load balancers excludes none.
+	w.PutNode(&model.Node{Name: "node2", InternalIPs: []netip.Addr{netip.MustParseAddr("10.9.0.2")}})
 	w.PutNamespace(&model.Namespace{Name: "default"})
 	w.PutAddressPool(&model.AddressPool{Name: "routed", BGP: true, Ranges: []model.Range{
 		{From: netip.MustParseAddr("192.0.2.0"), To: netip.MustParseAddr("192.0.2.255")}}})

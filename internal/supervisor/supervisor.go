@@ -202,8 +202,9 @@ func (k *keeper[O, N]) ping(now time.Time) error {
 }
 
 func (k *keeper[O, N]) hear(f toAgent[N]) error {
+	// A report is a sign of life, too: a process that hangs after its first one has no patience of a start.
+	k.heard, k.patience = time.Now(), k.s.HungAfter
 	if f.Pong != 0 {
-		k.heard, k.patience = time.Now(), k.s.HungAfter
 		// One answer of a process that continues after a pause may be too early for its loop.
 		stuck := f.Behind > k.s.StuckAfter
 		if stuck && k.stuck {

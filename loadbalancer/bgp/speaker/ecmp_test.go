@@ -22,8 +22,8 @@ func exchange(c net.Conn) (node string, err error) {
 	return string(buf[:n]), err
 }
 
-// Linux as a router, with FRR and a hash of ports: when one of three nodes dies, its next hop goes, at least half of the
-// connections to the others go on, and new ones succeed. The rest moves to a node that does not know them.
+// Linux as a router, with FRR and a hash of ports: when one of three nodes dies, its next hop goes, at least half
+// of the connections to the others go on, and new ones succeed. The rest moves to a node that does not know them.
 func TestConnectionsToSurvivingNodes(t *testing.T) {
 	t.Parallel()
 	const vip, all = "192.0.2.10", 90
