@@ -47,6 +47,14 @@ type scraped struct {
 	killDNS func()
 }
 
+// heartbeats is a feature whose only part is the process l2, which the test supervises.
+type heartbeats struct{ *speaker.Supervisor }
+
+func (heartbeats) Name() string                    { return "heartbeats" }
+func (heartbeats) Enabled(config.Config) bool      { return true }
+func (heartbeats) Kinds(config.Config) agent.Kinds { return agent.Kinds{} }
+func (h heartbeats) Processes() map[string]bool    { return map[string]bool{"l2": h.Report().Running} }
+
 // readerToken is what the API server of the tests accepts.
 const readerToken = "token.of.prometheus"
 
@@ -61,12 +69,13 @@ func newScraped(t *testing.T) *scraped {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = store.Close() })
-	node := &agent.Node{Name: "node1", Core: agent.NewCore(quiet, store, config.Default(), features.All())}
+	beats := speaker.New(quiet, "l2")
+	node := &agent.Node{Name: "node1", Core: agent.NewCore(quiet, store, config.Default(),
+		append(features.All(), heartbeats{beats}))}
 	_ = node.Health("service") // has not synced yet
 	reg := prometheus.NewRegistry()
 	buildinfo.Register(reg, version)
 	reg.MustRegister(agent.Collectors(node)...)
-	beats := speaker.New(quiet, "l2")
 	self := netip.MustParseAddrPort(freeAddr(t))
 	beats.Set(speaker.State{Node: "node1", Keys: [][]byte{rigKey}, Port: self.Port(),
 		Peers: []peers.Peer{{Name: "node1", Addrs: []netip.Addr{self.Addr()}}}})
