@@ -14,10 +14,12 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
 
-// peers is the namespace of the nodes' Leases, which begin with peerLease.
+// peers is the namespace of the Leases of nodes, which begin with peerLease. By the Lease writerLease in it, the writer
+// requests the heartbeat key from nodes (writeback/keysealer.go).
 const (
-	peers     = "wayleave-peers"
-	peerLease = "wayleave-node-"
+	peers       = "wayleave-peers"
+	peerLease   = "wayleave-node-"
+	writerLease = "wayleave-writer"
 )
 
 // Removal is what an uninstallation removes of a cluster: the workloads, and after the nodes are clean the rest, in
@@ -128,7 +130,8 @@ func (c Cluster) foreignIn(ctx context.Context, namespace string) (out []string,
 			return nil, fmt.Errorf("%s of %s: %w", kind.GetKind(), namespace, err)
 		}
 		for _, o := range list.Items {
-			isOurs := kind.GetKind() == "Lease" && namespace == peers && strings.HasPrefix(o.GetName(), peerLease)
+			isOurs := kind.GetKind() == "Lease" && namespace == peers && (o.GetName() == writerLease ||
+				strings.HasPrefix(o.GetName(), peerLease))
 			if !isOurs && o.GetName() != "kube-root-ca.crt" {
 				out = append(out, kind.GetKind()+" "+o.GetName())
 			}

@@ -29,7 +29,8 @@ func made() []*unstructured.Unstructured {
 		o.SetLabels(map[string]string{"app.kubernetes.io/managed-by": "wayleave"})
 	}
 	return append(out, object("coordination.k8s.io", "v1", "Lease", "kube-system", "wayleave-writer"),
-		object("coordination.k8s.io", "v1", "Lease", peers, peerLease+"n1"))
+		object("coordination.k8s.io", "v1", "Lease", peers, peerLease+"n1"),
+		object("coordination.k8s.io", "v1", "Lease", peers, writerLease))
 }
 
 func (f *fakeCluster) uninstall(ctx context.Context) (*Removal, error) {
@@ -79,7 +80,7 @@ func TestUninstallRemovesEverythingOfOursAndNothingElse(t *testing.T) {
 	}
 	f.mu.Unlock()
 	// The fake does not empty a namespace that is deleted.
-	want := len(foreign()) + 1
+	want := len(foreign()) + 2
 	if len(left) != want || !slices.Contains(left, "leases/"+peers+"/"+peerLease+"n1") {
 		t.Errorf("left: %v", left)
 	}
