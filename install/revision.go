@@ -38,8 +38,8 @@ type Revision struct {
 	Manifest []byte
 }
 
-// revisions returns the recorded revisions, oldest first.
-func (c Cluster) revisions(ctx context.Context) ([]Revision, error) {
+// labelled returns the Secrets that have the label of revisions.
+func (c Cluster) labelled(ctx context.Context) ([]unstructured.Unstructured, error) {
 	at, err := c.at(object("", "v1", "Secret", Namespace, ""))
 	if err != nil {
 		return nil, err
@@ -48,8 +48,17 @@ func (c Cluster) revisions(ctx context.Context) ([]Revision, error) {
 	if err != nil {
 		return nil, fmt.Errorf("revisions: %w", err)
 	}
+	return list.Items, nil
+}
+
+// revisions returns the recorded revisions, oldest first.
+func (c Cluster) revisions(ctx context.Context) ([]Revision, error) {
+	list, err := c.labelled(ctx)
+	if err != nil {
+		return nil, err
+	}
 	var out []Revision
-	for _, o := range list.Items {
+	for _, o := range list {
 		r, err := revisionOf(&o)
 		if err != nil {
 			return nil, fmt.Errorf("Secret %s/%s: %w", Namespace, o.GetName(), err)

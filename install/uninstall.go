@@ -158,20 +158,13 @@ func (c Cluster) madeByTheWriter(ctx context.Context) (out []*unstructured.Unstr
 }
 
 func (c Cluster) revisionSecrets(ctx context.Context) (out []*unstructured.Unstructured, err error) {
-	at, err := c.at(object("", "v1", "Secret", Namespace, ""))
-	if err != nil {
-		return nil, err
-	}
-	list, err := at.List(ctx, metav1.ListOptions{LabelSelector: revisionLabel})
-	if err != nil {
-		return nil, fmt.Errorf("revisions: %w", err)
-	}
-	for i := range list.Items {
-		if strings.HasPrefix(list.Items[i].GetName(), revisionName) {
-			out = append(out, &list.Items[i])
+	list, err := c.labelled(ctx)
+	for i := range list {
+		if strings.HasPrefix(list[i].GetName(), revisionName) {
+			out = append(out, &list[i])
 		}
 	}
-	return out, nil
+	return out, err
 }
 
 // RemoveWorkloads deletes the workloads, and waits until their pods have ended: an agent that runs would program its
