@@ -2,6 +2,7 @@ package lossmeter
 
 import (
 	"context"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+	"golang.org/x/sys/unix"
 
 	"wayleave.dev/internal/testnet"
 )
@@ -100,6 +102,79 @@ func TestACutIsSeenByEveryKind(t *testing.T) {
 		}
 		if c.First == "" && c.Lost > 0 {
 			t.Errorf("%s does not say what it lost first", c.Kind)
+		}
+	}
+}
+
+// On a link with a round trip of more than a second TCP sends the start of each connection again, though nothing is
+// lost. On any link it is a loss if the first one does not arrive.
+func TestLateIsNotLost(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		delay  time.Duration // one way
+		lossy  bool
+		resent bool
+	}{
+		{"a quick link", time.Millisecond, false, false},
+		{"a slow link", 600 * time.Millisecond, false, true},
+		{"a slow link that loses the start of connections", 600 * time.Millisecond, true, true},
+		{"a quick link that loses the start of connections", 100 * time.Millisecond, true, true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			client, server := testnet.New(t, "client"), testnet.New(t, "server")
+			a, b := client.Tun("10.8.0.1/24"), server.Tun("10.8.0.2/24")
+			seen := map[string]bool{}
+			var again atomic.Int64
+			go relay(a, b, tc.delay, func(p []byte) bool {
+				const syn = 2
+				if len(p) < 40 || p[9] != unix.IPPROTO_TCP || p[33] != syn {
+					return true
+				}
+				port := string(p[20:22])
+				if seen[port] {
+					again.Add(1)
+					return true
+				}
+				seen[port] = true
+				return !tc.lossy
+			})
+			go relay(b, a, tc.delay, func([]byte) bool { return true })
+			l, web := server.Listen("tcp", ":7"), server.Listen("tcp", ":80")
+			go func() { _ = ServeTCP(l) }()
+			go func() { _ = http.Serve(web, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})) }()
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			const late = 30 * time.Second
+			r, err := Run(ctx, client.Dial, []Probe{
+				{Kind: "connect", Target: "10.8.0.2:7", Rate: 10, Patience: late},
+				{Kind: "http", Target: "10.8.0.2:80/", Rate: 10, Patience: late},
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if (again.Load() > 0) != tc.resent {
+				t.Errorf("%d connections were begun again", again.Load())
+			}
+			for _, c := range r.Counts {
+				if want := map[bool]int64{true: c.Sent}[tc.lossy]; c.Sent == 0 || c.Lost != want {
+					t.Errorf("%s: %d of %d lost, want %d:\n%s", c.Kind, c.Lost, c.Sent, want, r)
+				}
+			}
+		})
+	}
+}
+
+// relay passes packets on after the delay, except those that pass refuses.
+func relay(from io.Reader, to io.Writer, delay time.Duration, pass func([]byte) bool) {
+	for {
+		buf := make([]byte, 2048)
+		n, err := from.Read(buf)
+		if err != nil {
+			return
+		}
+		if pass(buf[:n]) {
+			time.AfterFunc(delay, func() { _, _ = to.Write(buf[:n]) })
 		}
 	}
 }

@@ -118,37 +118,66 @@ func echo(conn net.Conn, n uint64, patience time.Duration) error {
 	return nil
 }
 
+// opening returns an error if a connection, whose opening began at that time, took long because its first packet was
+// lost. TCP also sends it again if the answer takes longer than a second, which is no loss: the measured round trip
+// begins at the packet that was answered (RFC 7323, section 4), so it has the time for which TCP had waited if the
+// first one was, and lacks it if only a later one was. The result is the number of segments that were sent again.
+func opening(conn net.Conn, since time.Time) (resent uint32, err error) {
+	took := time.Since(since)
+	info, err := tcpInfo(conn)
+	if err != nil {
+		return 0, err
+	}
+	if waited := took - time.Duration(info.Rtt)*time.Microsecond; info.Total_retrans > 0 && waited >= repair {
+		return 0, fmt.Errorf("%s until open, of which %s were no round trip, and %d segments were sent again", took,
+			waited, info.Total_retrans)
+	}
+	return info.Total_retrans, nil
+}
+
 // repaired returns an error if an operation that began at that time took long because of lost packets, which TCP sent
-// again until they arrived. Packets that the other side lost are unknown here; the kind udp detects them.
-func repaired(conn net.Conn, since time.Time) error {
+// again until they arrived; resent is the number of segments of which it is known why they were sent again. Packets
+// that the other side lost are unknown here; the kind udp detects them.
+func repaired(conn net.Conn, since time.Time, resent uint32) error {
 	took := time.Since(since)
 	if took < repair {
 		return nil
 	}
-	sc, ok := conn.(syscall.Conn)
-	if !ok {
-		return fmt.Errorf("%s, over a connection that does not say why", took)
-	}
-	raw, err := sc.SyscallConn()
+	info, err := tcpInfo(conn)
 	if err != nil {
-		return err
+		return fmt.Errorf("%s, and %w", took, err)
 	}
-	var info *unix.TCPInfo
-	if e := raw.Control(func(fd uintptr) {
-		info, err = unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP,
-			unix.TCP_INFO)
-	}); e != nil || err != nil {
-		return errors.Join(e, err)
-	}
-	if info.Total_retrans > 0 {
-		return fmt.Errorf("%s, and %d segments were sent again", took, info.Total_retrans)
+	if info.Total_retrans > resent {
+		return fmt.Errorf("%s, and %d segments were sent again", took, info.Total_retrans-resent)
 	}
 	return nil
 }
 
+func tcpInfo(conn net.Conn) (info *unix.TCPInfo, err error) {
+	sc, ok := conn.(syscall.Conn)
+	if !ok {
+		return nil, errors.New("the connection does not say what was sent again")
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	if e := raw.Control(func(fd uintptr) {
+		info, err = unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+	}); e != nil {
+		return nil, e
+	}
+	return info, err
+}
+
 // tcp keeps one connection open; a loss ends the connection, and a new one is opened.
 func tcp(ctx context.Context, dial Dial, c *counter) error {
+	at := time.Now()
 	conn, err := dial("tcp", c.Target, c.Patience)
+	if err != nil {
+		return err
+	}
+	resent, err := opening(conn, at)
 	if err != nil {
 		return err
 	}
@@ -161,15 +190,19 @@ func tcp(ctx context.Context, dial Dial, c *counter) error {
 				conn = nil
 				return
 			}
+			resent, err = opening(conn, at)
 		}
-		err := echo(conn, n, c.Patience)
+		opened := time.Now()
 		if err == nil {
-			err = repaired(conn, at)
+			err = echo(conn, n, c.Patience)
+		}
+		if err == nil {
+			err = repaired(conn, opened, resent)
 		}
 		if err != nil {
 			c.lose(1, "open connection: %v", err)
 			conn.Close()
-			conn = nil
+			conn, err = nil, nil
 			return
 		}
 		c.took(time.Since(at))
@@ -188,10 +221,15 @@ func connect(ctx context.Context, dial Dial, c *counter) error {
 			return err
 		}
 		defer conn.Close()
+		resent, err := opening(conn, start)
+		if err != nil {
+			return err
+		}
+		opened := time.Now()
 		if err := echo(conn, n, c.Patience); err != nil {
 			return err
 		}
-		return repaired(conn, start)
+		return repaired(conn, opened, resent)
 	})
 }
 
@@ -277,6 +315,11 @@ func httpGets(ctx context.Context, dial Dial, c *counter) error {
 			return err
 		}
 		defer conn.Close()
+		resent, err := opening(conn, start)
+		if err != nil {
+			return err
+		}
+		opened := time.Now()
 		if err := conn.SetDeadline(time.Now().Add(c.Patience)); err != nil {
 			return err
 		}
@@ -295,6 +338,6 @@ func httpGets(ctx context.Context, dial Dial, c *counter) error {
 		if r.StatusCode != http.StatusOK {
 			return errors.New(r.Status)
 		}
-		return repaired(conn, start)
+		return repaired(conn, opened, resent)
 	})
 }

@@ -8,6 +8,7 @@ package testnet
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -349,6 +350,31 @@ func (n *NS) DialFrom(network, from, addr string, timeout time.Duration) (net.Co
 		return err
 	})
 	return conn, err
+}
+
+// Tun creates a link of the namespace with an address, whose packets are read and written here, one each time, without a
+// header. It ends with the test.
+func (n *NS) Tun(address string) io.ReadWriter {
+	n.t.Helper()
+	var f *os.File
+	n.Must(func() error {
+		fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+		if err != nil {
+			return err
+		}
+		request, err := unix.NewIfreq("tun0")
+		if err != nil {
+			return err
+		}
+		request.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI)
+		err = unix.IoctlIfreq(fd, unix.TUNSETIFF, request)
+		f = os.NewFile(uintptr(fd), "tun")
+		return err
+	})
+	n.t.Cleanup(func() { _ = f.Close() })
+	n.Run("ip", "address", "add", address, "dev", "tun0")
+	n.Run("ip", "link", "set", "tun0", "up")
+	return f
 }
 
 // Listen opens a stream listener in the namespace, closed with the test.
