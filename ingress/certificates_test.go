@@ -41,8 +41,8 @@ func TestTwoCertificatesOfAHost(t *testing.T) {
 		{"another namespace", ing("a@1", nil, path, tlsOf("ec a.example")) +
 			ing("other/b@2", nil, rules("a.example /b P web:80"), tlsOf("rsa a.example")), "shop/ec", "",
 			"only its namespace can set the certificate"},
-		{"the other one ends soon", ing("a", nil, path, tlsOf("ec a.example", "soon a.example")), "shop/ec", "shop/soon",
-			"the certificate of Secret shop/soon expires"},
+		{"the other one ends soon", ing("a", nil, path, tlsOf("ec a.example", "soon a.example")), "shop/ec",
+			"shop/soon", "the certificate of Secret shop/soon expires"},
 		{"the other one is missing", ing("a", nil, path, tlsOf("ec a.example", "none a.example")), "shop/ec", "",
 			"Secret shop/none does not exist"},
 	} {

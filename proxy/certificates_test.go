@@ -37,8 +37,8 @@ func signedBy(t testing.TB, key crypto.Signer, names ...string) schema.Certifica
 		Priv: pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})}
 }
 
-// A host with two certificates serves clients of either kind: those that know only RSA, only ECDSA, and both, of TLS 1.2
-// and 1.3, of Go and of OpenSSL.
+// A host with two certificates serves clients of either kind: those that know only RSA, only ECDSA, and both, of TLS
+// 1.2 and 1.3, of Go and of OpenSSL.
 func TestTwoCertificatesOfAHost(t *testing.T) {
 	f := newFront(t, speaker(t, "one"))
 	r, err := rsa.GenerateKey(rand.Reader, 2048)

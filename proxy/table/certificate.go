@@ -10,8 +10,8 @@ func keysOf(h *schema.Host) CertificateKeys {
 }
 
 // CertificateOf finds the keys of the certificates for a name in a handshake; name is in lower case. wild are those of
-// the wildcard host above it, which a host without its own certificate may also use if they are valid for the name. rest
-// are those of host "". known means that a host has the name.
+// the wildcard host above it, which a host without its own certificate may also use if they are valid for the name.
+// rest are those of host "". known means that a host has the name.
 func (t *Table) CertificateOf(name []byte) (own, wild, rest CertificateKeys, known bool) {
 	if t == nil {
 		return own, wild, rest, false
