@@ -172,6 +172,33 @@ func TestImportsOfKubeProxy(t *testing.T) {
 	}
 }
 
+// Files as people have them: several documents, ConfigMaps with another key, and arguments of k3s without dashes.
+func TestShapesOfKubeProxysConfiguration(t *testing.T) {
+	const conf = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nmode: ipvs\n"
+	indented := strings.ReplaceAll("\n"+strings.TrimSpace(conf), "\n", "\n    ")
+	for _, tc := range []struct{ what, in, lost string }{
+		{"one document", conf, ""},
+		{"kubeadm's configuration", "apiVersion: kubeadm.k8s.io/v1beta4\nkind: ClusterConfiguration\n---\n" + conf,
+			"document 1: ClusterConfiguration is not read; only one KubeProxyConfiguration is"},
+		{"two of them", conf + "---\n" + conf, "document 2: KubeProxyConfiguration is not read; only one " +
+			"KubeProxyConfiguration is"},
+		{"a document of comments", "# kube-proxy\n---\n" + conf + "---\n", ""},
+		{"a ConfigMap of EKS", "apiVersion: v1\nkind: ConfigMap\ndata:\n  config: |-" + indented + "\n", ""},
+		{"kubeadm's ConfigMap", "apiVersion: v1\nkind: ConfigMap\ndata:\n  config.conf: |-" + indented +
+			"\n  kubeconfig.conf: |-\n    kind: Config\n", ""},
+	} {
+		got, err := ImportKubeProxy([]byte(tc.in), nil)
+		if err != nil || string(got.Settings) != "mode: ipvs\n" || strings.Join(got.Lost, "\n") != tc.lost {
+			t.Errorf("%s: %q, lost %q, %v", tc.what, got.Settings, got.Lost, err)
+		}
+	}
+	got, err := ImportKubeProxy(nil, []string{"proxy-mode=ipvs", "ipvs-scheduler=rr", "unknown=1"})
+	if err != nil || string(got.Settings) != "ipvs:\n  scheduler: rr\nmode: ipvs\n" ||
+		strings.Join(got.Lost, "\n") != "unknown=1: is not a flag" {
+		t.Errorf("arguments of k3s: %q, lost %q, %v", got.Settings, got.Lost, err)
+	}
+}
+
 func FuzzImportKubeProxy(f *testing.F) {
 	f.Add(proxyHead+"mode: ipvs\n", "--proxy-mode=ipvs --nodeport-addresses a,b")
 	f.Fuzz(func(t *testing.T, file, flags string) {

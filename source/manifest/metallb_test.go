@@ -114,9 +114,9 @@ func TestMetalLBsPoolsBecomeOurs(t *testing.T) {
 
 func TestWhatIsNotMetalLBs(t *testing.T) {
 	for in, want := range map[string]string{
-		"apiVersion: v1\nkind: Service\n": `x.yaml: document 1: kind: "Service" of apiVersion "v1" is not MetalLB's`,
-		"a: [":                            "x.yaml: document 1: not YAML",
-		"apiVersion: v1\nkind: List\nitems: [{apiVersion: v1, kind: Pod}]\n": "items[0]: kind",
+		"apiVersion: v1\n": "x.yaml: document 1: kind: is missing",
+		"a: [":             "x.yaml: document 1: not YAML",
+		"apiVersion: v1\nkind: List\nitems: [{apiVersion: v1}]\n": "items[0]: kind",
 		"apiVersion: metallb.io/v1beta1\nkind: IPAddressPool\nmetadata: {name: x}\n" +
 			"spec: {addresses: 1}": "cannot unmarshal",
 	} {
@@ -128,12 +128,33 @@ func TestWhatIsNotMetalLBs(t *testing.T) {
 		len(notes) != 1 {
 		t.Errorf("nothing became %q %v %v", out, notes, err)
 	}
+	// Other objects are named, and the rest is read.
+	out, notes, err := MetalLB("x", strings.NewReader("apiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1, "+
+		"kind: Pod, metadata: {name: p}}\n- {apiVersion: frrk8s.metallb.io/v1beta1, kind: FRRConfiguration, metadata: "+
+		"{name: f}}\n- {apiVersion: metallb.io/v1beta1, kind: IPAddressPool, metadata: {name: x}, spec: {addresses: "+
+		"[192.0.2.0/28]}}\n"))
+	if err != nil || !strings.Contains(string(out), "192.0.2.0/28") || len(notes) != 3 || !notes[0].Lost ||
+		notes[0].String() != `Pod p: kind: is not read: apiVersion "v1" is not MetalLB's` || !notes[1].Lost {
+		t.Errorf("other objects: %s %v %v", out, notes, err)
+	}
 	// Bad addresses are named, and the pool is printed as it is: its condition says the same.
-	_, notes, err := MetalLB("x", strings.NewReader(
+	_, notes, err = MetalLB("x", strings.NewReader(
 		"apiVersion: metallb.io/v1beta1\nkind: IPAddressPool\nmetadata: {name: x}\nspec: {addresses: [lan]}\n"))
 	if err != nil || len(notes) != 2 || !strings.Contains(notes[1].String(),
 		`spec.addresses[0]: "lan" is not an IP address`) {
 		t.Errorf("%v %v", notes, err)
+	}
+}
+
+// A pool whose serviceAllocation selects nothing is for Services that request it, as in MetalLB (metallb#2003).
+func TestAPoolThatSelectsNoService(t *testing.T) {
+	for spec, want := range map[string]bool{"{}": true, "{priority: 50}": true, "{namespaces: []}": true,
+		"{namespaces: [a]}": false, "{serviceSelectors: [{matchLabels: {a: b}}]}": false} {
+		out, _, err := MetalLB("x", strings.NewReader("apiVersion: metallb.io/v1beta1\nkind: IPAddressPool\nmetadata: "+
+			"{name: x}\nspec: {addresses: [192.0.2.0/28], autoAssign: true, serviceAllocation: "+spec+"}\n"))
+		if got := strings.Contains(string(out), "autoAssign: false"); err != nil || got != want {
+			t.Errorf("%s: %v\n%s", spec, err, out)
+		}
 	}
 }
 
