@@ -199,6 +199,38 @@ func TestShapesOfKubeProxysConfiguration(t *testing.T) {
 	}
 }
 
+// Configurations of public reports.
+func TestReportsOfKubeProxysConfiguration(t *testing.T) {
+	const head = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n"
+	for _, tc := range []struct {
+		report, file string
+		flags        []string
+		want         string
+		lost         string
+	}{
+		{report: "hetzner-k3s#191", flags: []string{"proxy-mode=ipvs", "ipvs-scheduler=lc"},
+			want: "ipvs:\n  scheduler: lc\nmode: ipvs\n"},
+		{report: "rancher#35430", flags: []string{"ipvs-strict-arp=true", "proxy-mode=ipvs"}, want: "mode: ipvs\n"},
+		{report: "k3s#11153", flags: []string{"kube-proxy", "--cluster-cidr=10.42.0.0/16", "--conntrack-max-per-core=0",
+			"--conntrack-tcp-timeout-close-wait=0s", "--conntrack-tcp-timeout-established=0s",
+			"--healthz-bind-address=127.0.0.1", "--hostname-override=n1", "--kubeconfig=/k", "--proxy-mode=iptables"},
+			want: "mode: iptables\nservice:\n  conntrack:\n    maxPerCore: 0\n    tcpCloseWaitTimeout: 0s\n    " +
+				"tcpEstablishedTimeout: 0s\n",
+			lost: "--healthz-bind-address: found \"127.0.0.1\"; health is served at :10256"},
+		{report: "kubernetes#123105", file: head + "nodePortAddresses: [primary]\n",
+			want: "service:\n  nodePortAddresses:\n  - primary\n"},
+		{report: "kubernetes#105832", file: head + "clusterCIDR: 10.244.0.0/16,fd00:10:244::/56\n"},
+		{report: "kubespray#4788", file: head + "mode: ipvs\nipvs: {strictARP: true, excludeCIDRs: null}\n",
+			want: "mode: ipvs\n"},
+	} {
+		got, err := ImportKubeProxy([]byte(tc.file), tc.flags)
+		if err != nil || string(got.Settings) != tc.want || strings.Join(got.Lost, "\n") != tc.lost {
+			t.Errorf("%s: got %q, lost %q, %v; want %q, lost %q", tc.report, got.Settings, got.Lost, err, tc.want,
+				tc.lost)
+		}
+	}
+}
+
 func FuzzImportKubeProxy(f *testing.F) {
 	f.Add(proxyHead+"mode: ipvs\n", "--proxy-mode=ipvs --nodeport-addresses a,b")
 	f.Fuzz(func(t *testing.T, file, flags string) {

@@ -353,7 +353,7 @@ func (t *translator) built(line int, key string, v any) {
 
 func (t *translator) forward(d directive) {
 	if len(d.args) < 2 {
-		t.lose(d.line, d.name+" without a zone and a server")
+		t.lose(d.line, "%s without a zone and a server", d.name)
 		return
 	}
 	name := t.options(d)

@@ -146,6 +146,30 @@ func TestWhatIsNotMetalLBs(t *testing.T) {
 	}
 }
 
+// Pools of public reports.
+func TestReportsOfMetalLBsPools(t *testing.T) {
+	for _, tc := range []struct{ report, spec, want, without string }{
+		{"metallb#2221", "addresses: [172.30.2.70-172.30.2.99], autoAssign: false",
+			"addresses:\n  - 172.30.2.70-172.30.2.99\n  autoAssign: false\n", "avoidBuggyAddresses"},
+		{"metallb#1684", "addresses: [65.108.66.126/29]", "addresses:\n  - 65.108.66.120/29\n", "avoidBuggyAddresses"},
+		{"metallb#1515", "addresses: [10.0.1.0/24], avoidBuggyIPs: true", "avoidBuggyAddresses: true", "autoAssign"},
+		{"metallb#1513", "addresses: [10.100.0.1-10.100.0.254, 10.100.1.1-10.100.1.254], autoAssign: true",
+			"addresses:\n  - 10.100.0.1-10.100.0.254\n  - 10.100.1.1-10.100.1.254\n  autoAssign: true\n",
+			"avoidBuggyAddresses"},
+	} {
+		out, notes, err := MetalLB("x", strings.NewReader("apiVersion: metallb.io/v1beta1\nkind: IPAddressPool\n"+
+			"metadata: {name: x}\nspec: {"+tc.spec+"}\n"))
+		if err != nil || !strings.Contains(string(out), tc.want) || strings.Contains(string(out), tc.without) {
+			t.Errorf("%s: %v\n%s\nwant %q", tc.report, err, out, tc.want)
+		}
+		for _, n := range notes {
+			if n.Lost {
+				t.Errorf("%s: lost %s", tc.report, n)
+			}
+		}
+	}
+}
+
 // A pool whose serviceAllocation selects nothing is for Services that request it, as in MetalLB (metallb#2003).
 func TestAPoolThatSelectsNoService(t *testing.T) {
 	for spec, want := range map[string]bool{"{}": true, "{priority: 50}": true, "{namespaces: []}": true,
