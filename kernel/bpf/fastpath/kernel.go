@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"runtime"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -26,6 +28,8 @@ type Kernel struct {
 	loaded *ebpf.Collection
 	id     ebpf.ProgramID
 	have   content
+
+	permits permits
 }
 
 var _ Conn = (*Kernel)(nil)
@@ -66,6 +70,9 @@ const loopback = 1
 
 func load() (*ebpf.Collection, error) {
 	spec, err := loadProgram()
+	if err == nil {
+		err = spec.Variables["seed"].Set(rand.Uint32())
+	}
 	if err != nil {
 		return nil, fmt.Errorf("fast path: %w", err)
 	}
@@ -105,7 +112,11 @@ func (k *Kernel) set(s State) (Report, error) {
 	if err != nil {
 		return r, err
 	}
-	if err := k.write(want); err != nil {
+	changed, err := k.write(want)
+	if changed || err != nil {
+		err = errors.Join(err, k.permits.revoke(k.loaded.Maps[generationName]))
+	}
+	if err != nil {
 		return r, err
 	}
 	links, err := indexes()
@@ -120,7 +131,10 @@ func (k *Kernel) set(s State) (Report, error) {
 			errs = append(errs, ignoreGone(detach(at)))
 		}
 	}
-	return r, errors.Join(errs...)
+	if err := errors.Join(errs...); err != nil {
+		return r, err
+	}
+	return r, k.permits.allow(k.loaded.Maps[generationName])
 }
 
 // ignoreGone returns nil for a link that was removed meanwhile.
@@ -204,7 +218,8 @@ func (k *Kernel) Redirected() (out Redirected, err error) {
 	if k.loaded == nil {
 		return out, nil
 	}
-	for way, sum := range map[uint32]*uint64{wayPeer: &out.Local, wayNeighbour: &out.Remote} {
+	for way, sum := range map[uint32]*uint64{wayPeer: &out.Local, wayNeighbour: &out.Remote, countBegun: &out.Begun,
+		countDropped: &out.Dropped} {
 		var each []uint64
 		if err := k.loaded.Maps["redirected"].Lookup(way, &each); err != nil {
 			return out, fmt.Errorf("fast path: counters: %w", err)
@@ -220,9 +235,14 @@ func (k *Kernel) Redirected() (out Redirected, err error) {
 func (k *Kernel) Remove(context.Context) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	k.permits.close()
 	err := k.inside(func() error {
-		links, err := indexes()
-		errs := []error{err}
+		began, err := stopBeginning()
+		if began {
+			time.Sleep(handshake)
+		}
+		links, err2 := indexes()
+		errs := []error{err, err2}
 		for _, at := range links {
 			errs = append(errs, ignoreUnsupported(ignoreGone(detach(at))))
 		}
