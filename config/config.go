@@ -288,8 +288,8 @@ func settings() []setting {
 		{"podnetwork.wireguardPort", "51871", wireguardPort, []string{
 			"First of two UDP ports of WireGuard between nodes: 1 to 65534."}},
 		{"podnetwork.keyRotation", "24h", duration(func(c *Config) *time.Duration { return &c.PodNetwork.KeyRotation },
-			time.Hour, 720*time.Hour), []string{
-			"How often the nodes change to new keys of encryption, the same on all nodes: 1h to 720h. Their clocks",
+			2*time.Minute, 720*time.Hour), []string{
+			"How often the nodes change to new keys of encryption, the same on all nodes: 2m to 720h. Their clocks",
 			"must differ by less than a quarter of it."}},
 		{"podnetwork.cniConfDir", CNIConfDir, text(func(c *Config) *string { return &c.PodNetwork.CNIConfDir }, folder),
 			[]string{
