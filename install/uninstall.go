@@ -2,16 +2,16 @@ package install
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"slices"
 	"strings"
-	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"wayleave.dev/internal/await"
 )
 
 // peers is the namespace of the Leases of nodes, which begin with peerLease. By the Lease writerLease in it, the writer
@@ -177,7 +177,7 @@ func (c Cluster) RemoveWorkloads(ctx context.Context, r *Removal, out io.Writer)
 	if err != nil {
 		return err
 	}
-	return await(ctx, func() error {
+	return await.Success(ctx, pollEvery, func() error {
 		list, err := at.List(ctx, metav1.ListOptions{
 			LabelSelector: "app.kubernetes.io/name in (wayleave, wayleave-writer)"})
 		if err == nil && len(list.Items) > 0 {
@@ -193,7 +193,7 @@ func (c Cluster) RemoveRest(ctx context.Context, r *Removal, out io.Writer) erro
 		return err
 	}
 	for _, o := range append(slices.Clone(r.workloads), r.rest...) {
-		if err := await(ctx, func() error {
+		if err := await.Success(ctx, pollEvery, func() error {
 			now, err := c.live(ctx, o)
 			if err == nil && now != nil && now.GetUID() == o.GetUID() {
 				err = fmt.Errorf("%s is still there", nameOf(o))
@@ -224,19 +224,4 @@ func (c Cluster) removeAll(ctx context.Context, all []*unstructured.Unstructured
 		fmt.Fprintf(out, "deleted %s\n", nameOf(o))
 	}
 	return nil
-}
-
-// await repeats a function until it returns no error, and returns its last one when the context ends.
-func await(ctx context.Context, done func() error) error {
-	for {
-		err := done()
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return errors.Join(context.Cause(ctx), err)
-		case <-time.After(200 * time.Millisecond):
-		}
-	}
 }

@@ -30,6 +30,19 @@ func NewOwnershipTable() *OwnershipTable {
 	return t
 }
 
+// OwnersOf returns the table of all plans, and the errors of those that lack a part which is another Service's.
+func OwnersOf(plans map[model.Name]Plan) (*OwnershipTable, map[model.Name]error) {
+	t := NewOwnershipTable()
+	d := t.Begin()
+	all := make(map[model.Name]*Plan, len(plans))
+	for k, p := range plans {
+		all[k] = &p
+	}
+	d.Change(all)
+	t.Accept(d)
+	return t, d.Failed()
+}
+
 // Reset makes the table empty.
 func (t *OwnershipTable) Reset() {
 	*t = OwnershipTable{Plans: map[model.Name]Plan{}, Want: map[model.Name]Plan{}, owner: map[Frontend]model.Name{},

@@ -122,39 +122,16 @@ func TestLateIsNotLost(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
-			client, server := testnet.New(t, "client"), testnet.New(t, "server")
-			a, b := client.Tun("10.8.0.1/24"), server.Tun("10.8.0.2/24")
-			seen := map[string]bool{}
-			var again atomic.Int64
-			go relay(a, b, tc.delay, func(p []byte) bool {
-				const syn = 2
-				if len(p) < 40 || p[9] != unix.IPPROTO_TCP || p[33] != syn {
-					return true
-				}
-				port := string(p[20:22])
-				if seen[port] {
-					again.Add(1)
-					return true
-				}
-				seen[port] = true
-				return !tc.lossy
-			})
-			go relay(b, a, tc.delay, func([]byte) bool { return true })
-			l, web := server.Listen("tcp", ":7"), server.Listen("tcp", ":80")
-			go func() { _ = ServeTCP(l) }()
-			go func() { _ = http.Serve(web, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})) }()
-			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-			defer cancel()
-			const late = 30 * time.Second
-			r, err := Run(ctx, client.Dial, []Probe{
-				{Kind: "connect", Target: "10.8.0.2:7", Rate: 10, Patience: late},
-				{Kind: "http", Target: "10.8.0.2:80/", Rate: 10, Patience: late},
-			})
-			if err != nil {
-				t.Fatal(err)
+			l := newSlowLink(t)
+			l.delay.Store(int64(tc.delay))
+			if tc.lossy {
+				l.starts.Store(1)
 			}
-			if (again.Load() > 0) != tc.resent {
-				t.Errorf("%d connections were begun again", again.Load())
+			const late = 30 * time.Second
+			r := l.run(t, time.Second, Probe{Kind: "connect", Target: "10.8.0.2:7", Rate: 10, Patience: late},
+				Probe{Kind: "http", Target: "10.8.0.2:80/", Rate: 10, Patience: late})
+			if (l.again.Load() > 0) != tc.resent {
+				t.Errorf("%d packets were sent again", l.again.Load())
 			}
 			for _, c := range r.Counts {
 				if want := map[bool]int64{true: c.Sent}[tc.lossy]; c.Sent == 0 || c.Lost != want {
@@ -165,8 +142,88 @@ func TestLateIsNotLost(t *testing.T) {
 	}
 }
 
+// An open connection on a link that becomes slow sends messages again, though nothing is lost: the other side reports
+// them as duplicates. It reports one less if the first one did not arrive.
+func TestLateMessagesAreNotLost(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		delay time.Duration // one way
+		lost  int64         // of each message's copies
+	}{
+		{"late", 700 * time.Millisecond, 0},
+		{"late and lost", 700 * time.Millisecond, 1},
+		{"lost", time.Millisecond, 5},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			l := newSlowLink(t)
+			time.AfterFunc(700*time.Millisecond, func() {
+				l.delay.Store(int64(tc.delay))
+				l.messages.Store(tc.lost)
+			})
+			r := l.run(t, 2*time.Second, Probe{Kind: "tcp", Target: "10.8.0.2:7", Patience: 5 * time.Second})
+			if l.again.Load() == 0 {
+				t.Error("nothing was sent again")
+			}
+			if c := r.Counts[0]; c.Sent < 5 || (c.Lost > 0) != (tc.lost > 0) {
+				t.Errorf("%d of %d lost:\n%s", c.Lost, c.Sent, r)
+			}
+		})
+	}
+}
+
+// slowLink joins a client and a server by a link with a delay, which loses the first copies of packets.
+type slowLink struct {
+	client           *testnet.NS
+	delay            atomic.Int64 // one way
+	starts, messages atomic.Int64 // how many copies of a packet to the server are lost
+	again            atomic.Int64 // later copies
+}
+
+func newSlowLink(t *testing.T) *slowLink {
+	client, server := testnet.New(t, "client"), testnet.New(t, "server")
+	l := &slowLink{client: client}
+	l.delay.Store(int64(time.Millisecond))
+	a, b := client.Tun("10.8.0.1/24"), server.Tun("10.8.0.2/24")
+	seen := map[string]int64{}
+	go l.relay(a, b, func(p []byte) bool {
+		const syn = 2
+		if len(p) < 40 || p[9] != unix.IPPROTO_TCP {
+			return true
+		}
+		lost := l.messages.Load()
+		if p[33] == syn {
+			lost = l.starts.Load()
+		} else if len(p) == 20+int(p[32]>>4*4) {
+			return true // an acknowledgement
+		}
+		key := string(p[20:22]) + string(p[24:28]) // port and sequence number
+		seen[key]++
+		if seen[key] > 1 {
+			l.again.Add(1)
+		}
+		return seen[key] > lost
+	})
+	go l.relay(b, a, func([]byte) bool { return true })
+	echoes, web := server.Listen("tcp", ":7"), server.Listen("tcp", ":80")
+	go func() { _ = ServeTCP(echoes) }()
+	go func() { _ = http.Serve(web, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})) }()
+	return l
+}
+
+// run measures for a time.
+func (l *slowLink) run(t *testing.T, during time.Duration, probes ...Probe) Report {
+	ctx, cancel := context.WithTimeout(t.Context(), during)
+	defer cancel()
+	r, err := Run(ctx, l.client.Dial, probes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
 // relay passes packets on after the delay, except those that pass refuses.
-func relay(from io.Reader, to io.Writer, delay time.Duration, pass func([]byte) bool) {
+func (l *slowLink) relay(from io.Reader, to io.Writer, pass func([]byte) bool) {
 	for {
 		buf := make([]byte, 2048)
 		n, err := from.Read(buf)
@@ -174,7 +231,7 @@ func relay(from io.Reader, to io.Writer, delay time.Duration, pass func([]byte) 
 			return
 		}
 		if pass(buf[:n]) {
-			time.AfterFunc(delay, func() { _, _ = to.Write(buf[:n]) })
+			time.AfterFunc(time.Duration(l.delay.Load()), func() { _, _ = to.Write(buf[:n]) })
 		}
 	}
 }

@@ -118,11 +118,15 @@ func echo(conn net.Conn, n uint64, patience time.Duration) error {
 	return nil
 }
 
+// unknown is the number of segments that a connection sent again though nobody is known to have had them: a receiver
+// reports duplicates (D-SACK, RFC 2883).
+func unknown(info *unix.TCPInfo) int64 { return int64(info.Total_retrans) - int64(info.Dsack_dups) }
+
 // opening returns an error if a connection, whose opening began at that time, took long because its first packet was
 // lost. TCP also sends it again if the answer takes longer than a second, which is no loss: the measured round trip
 // begins at the packet that was answered (RFC 7323, section 4), so it has the time for which TCP had waited if the
-// first one was, and lacks it if only a later one was. The result is the number of segments that were sent again.
-func opening(conn net.Conn, since time.Time) (resent uint32, err error) {
+// first one was, and lacks it if only a later one was. known is for repaired.
+func opening(conn net.Conn, since time.Time) (known int64, err error) {
 	took := time.Since(since)
 	info, err := tcpInfo(conn)
 	if err != nil {
@@ -132,25 +136,30 @@ func opening(conn net.Conn, since time.Time) (resent uint32, err error) {
 		return 0, fmt.Errorf("%s until open, of which %s were no round trip, and %d segments were sent again", took,
 			waited, info.Total_retrans)
 	}
-	return info.Total_retrans, nil
+	return unknown(info), nil
 }
 
 // repaired returns an error if an operation that began at that time took long because of lost packets, which TCP sent
-// again until they arrived; resent is the number of segments of which it is known why they were sent again. Packets
-// that the other side lost are unknown here; the kind udp detects them.
-func repaired(conn net.Conn, since time.Time, resent uint32) error {
+// again until they arrived. If only the answer was late, the other side reports each as a duplicate, a moment later;
+// it has patience for that. Packets that the other side lost are unknown here; the kind udp detects them.
+func repaired(conn net.Conn, since time.Time, known int64, patience time.Duration) error {
 	took := time.Since(since)
 	if took < repair {
 		return nil
 	}
-	info, err := tcpInfo(conn)
-	if err != nil {
-		return fmt.Errorf("%s, and %w", took, err)
+	for until := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
+		info, err := tcpInfo(conn)
+		if err != nil {
+			return fmt.Errorf("%s, and %w", took, err)
+		}
+		n := unknown(info) - known
+		if n <= 0 {
+			return nil
+		}
+		if time.Now().After(until) {
+			return fmt.Errorf("%s, and %d segments were sent again that had not arrived", took, n)
+		}
 	}
-	if info.Total_retrans > resent {
-		return fmt.Errorf("%s, and %d segments were sent again", took, info.Total_retrans-resent)
-	}
-	return nil
 }
 
 func tcpInfo(conn net.Conn) (info *unix.TCPInfo, err error) {
@@ -177,7 +186,7 @@ func tcp(ctx context.Context, dial Dial, c *counter) error {
 	if err != nil {
 		return err
 	}
-	resent, err := opening(conn, at)
+	known, err := opening(conn, at)
 	if err != nil {
 		return err
 	}
@@ -190,14 +199,14 @@ func tcp(ctx context.Context, dial Dial, c *counter) error {
 				conn = nil
 				return
 			}
-			resent, err = opening(conn, at)
+			known, err = opening(conn, at)
 		}
 		opened := time.Now()
 		if err == nil {
 			err = echo(conn, n, c.Patience)
 		}
 		if err == nil {
-			err = repaired(conn, opened, resent)
+			err = repaired(conn, opened, known, c.Patience)
 		}
 		if err != nil {
 			c.lose(1, "open connection: %v", err)
@@ -221,7 +230,7 @@ func connect(ctx context.Context, dial Dial, c *counter) error {
 			return err
 		}
 		defer conn.Close()
-		resent, err := opening(conn, start)
+		known, err := opening(conn, start)
 		if err != nil {
 			return err
 		}
@@ -229,7 +238,7 @@ func connect(ctx context.Context, dial Dial, c *counter) error {
 		if err := echo(conn, n, c.Patience); err != nil {
 			return err
 		}
-		return repaired(conn, opened, resent)
+		return repaired(conn, opened, known, c.Patience)
 	})
 }
 
@@ -315,7 +324,7 @@ func httpGets(ctx context.Context, dial Dial, c *counter) error {
 			return err
 		}
 		defer conn.Close()
-		resent, err := opening(conn, start)
+		known, err := opening(conn, start)
 		if err != nil {
 			return err
 		}
@@ -338,6 +347,6 @@ func httpGets(ctx context.Context, dial Dial, c *counter) error {
 		if r.StatusCode != http.StatusOK {
 			return errors.New(r.Status)
 		}
-		return repaired(conn, opened, resent)
+		return repaired(conn, opened, known, c.Patience)
 	})
 }

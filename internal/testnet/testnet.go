@@ -352,8 +352,8 @@ func (n *NS) DialFrom(network, from, addr string, timeout time.Duration) (net.Co
 	return conn, err
 }
 
-// Tun creates a link of the namespace with an address, whose packets are read and written here, one each time, without a
-// header. It ends with the test.
+// Tun creates a link of the namespace with an address, whose packets are read and written here, one at a time, without
+// a header. It ends with the test.
 func (n *NS) Tun(address string) io.ReadWriter {
 	n.t.Helper()
 	var f *os.File

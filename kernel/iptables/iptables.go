@@ -15,13 +15,11 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"runtime"
 	"slices"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"wayleave.dev/internal/statefile"
+	"wayleave.dev/kernel/namespace"
 )
 
 // Family is an address family.
@@ -112,7 +110,7 @@ func (k *Kernel) Has(_ context.Context, f Family, table string) (has bool, err e
 		return true, nil
 	}
 	file := map[Family]string{IPv4: "ip_tables_names", IPv6: "ip6_tables_names"}[f]
-	err = k.within(func() error {
+	err = namespace.Do(k.netns, func() error {
 		raw, err := os.ReadFile("/proc/thread-self/net/" + file)
 		if errors.Is(err, os.ErrNotExist) {
 			return nil // the kernel has no legacy tables
@@ -165,7 +163,7 @@ func (k *Kernel) Restore(ctx context.Context, f Family, text []byte) error {
 
 func (k *Kernel) run(ctx context.Context, stdin []byte, program string, args ...string) ([]byte, error) {
 	var out, errs bytes.Buffer
-	err := k.within(func() error {
+	err := namespace.Do(k.netns, func() error {
 		cmd := exec.CommandContext(ctx, program, args...)
 		if k.LockFile != "" {
 			cmd.Env = append(os.Environ(), "XTABLES_LOCKFILE="+k.LockFile)
@@ -182,24 +180,6 @@ func (k *Kernel) run(ctx context.Context, stdin []byte, program string, args ...
 func firstLines(s string) string {
 	lines := strings.Split(strings.TrimSpace(s), "\n")
 	return strings.Join(lines[:min(len(lines), 3)], "; ")
-}
-
-// within runs fn in the namespace: a program inherits that of the thread that starts it.
-func (k *Kernel) within(fn func() error) error {
-	if k.netns == 0 {
-		return fn()
-	}
-	var err error
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		if err = unix.Setns(k.netns, unix.CLONE_NEWNET); err == nil {
-			err = fn()
-		}
-	}()
-	<-done
-	return err
 }
 
 // Parse reads what iptables-save prints of one table.

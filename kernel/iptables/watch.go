@@ -13,6 +13,8 @@ import (
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"wayleave.dev/kernel/namespace"
 )
 
 // pollEvery is how often legacy tables are polled, whose changes the kernel does not report.
@@ -206,7 +208,7 @@ func (k *Kernel) info(f Family) (all string) {
 		if has, err := k.Has(context.Background(), f, table); err != nil || !has {
 			continue
 		}
-		_ = k.within(func() error {
+		_ = namespace.Do(k.netns, func() error {
 			domain, level := unix.AF_INET, unix.SOL_IP
 			if f == IPv6 {
 				domain, level = unix.AF_INET6, unix.SOL_IPV6

@@ -3,10 +3,11 @@ package link
 import (
 	"context"
 	"fmt"
-	"runtime"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"wayleave.dev/kernel/namespace"
 )
 
 // ethtool commands (linux/ethtool.h).
@@ -21,7 +22,7 @@ func (k *Kernel) SetChecksumOffload(_ context.Context, name string, on bool) err
 	if on {
 		want = 1
 	}
-	return InNamespace(k.nsfd, func() error {
+	return namespace.Do(k.nsfd, func() error {
 		have, err := ethtool(name, ethtoolGetTxChecksum, 0)
 		if err == nil && have != want {
 			_, err = ethtool(name, ethtoolSetTxChecksum, want)
@@ -52,23 +53,4 @@ func ethtool(name string, command, data uint32) (uint32, error) {
 		return 0, errno
 	}
 	return value.data, nil
-}
-
-// InNamespace runs fn on a thread of its own in a network namespace, given by a descriptor; 0 is that of the process,
-// where the caller's thread runs fn.
-func InNamespace(nsfd int, fn func() error) error {
-	if nsfd == 0 {
-		return fn()
-	}
-	var err error
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		if err = unix.Setns(nsfd, unix.CLONE_NEWNET); err == nil {
-			err = fn()
-		}
-	}()
-	<-done
-	return err
 }

@@ -15,6 +15,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"wayleave.dev/kernel/namespace"
 )
 
 // Tunnel is a VXLAN device (RFC 7348) without learning and flooding: its peers say where packets go.
@@ -161,7 +163,7 @@ func SetAddrs(h *netlink.Handle, dev netlink.Link, want []netip.Addr) error {
 // that itself.
 func EnableIPv6(nsfd int, sysctl, name string) error {
 	file := filepath.Join(cmp.Or(sysctl, "/proc/sys/net"), "ipv6/conf", name, "disable_ipv6")
-	return InNamespace(nsfd, func() error {
+	return namespace.Do(nsfd, func() error {
 		raw, err := os.ReadFile(file)
 		if errors.Is(err, fs.ErrNotExist) || err == nil && strings.TrimSpace(string(raw)) == "0" {
 			return nil // a kernel without IPv6 refuses the address by itself

@@ -76,8 +76,8 @@ type Conn interface {
 
 // Kernel is the Conn of a network namespace.
 type Kernel struct {
-	// Changed, which may be nil, is called after each transaction, before its method returns; an error of Changed is one
-	// of the method. It may not be set while methods run.
+	// Changed, which may be nil, is called after each transaction, before its method returns; an error of Changed is
+	// one of the method. It may not be set while methods run.
 	Changed func() error
 
 	netns int

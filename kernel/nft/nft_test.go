@@ -201,8 +201,8 @@ func TestEachTransactionIsTold(t *testing.T) {
 	if err := k.CommitAll(t.Context(), Change{table, batch}); err != nil || told != 1 {
 		t.Errorf("a commit: told %d times, %v", told, err)
 	}
-	wrong := Batch{Add: map[string][]Element{"frontends": {{Key: Pack(netip.MustParseAddr("10.96.0.9"), uint8(6), uint16(1)),
-		Data: "no-such-chain"}}}}
+	key := Pack(netip.MustParseAddr("10.96.0.9"), uint8(6), uint16(1))
+	wrong := Batch{Add: map[string][]Element{"frontends": {{Key: key, Data: "no-such-chain"}}}}
 	if err := k.Commit(t.Context(), table, wrong); err == nil || told != 2 {
 		t.Errorf("a commit that is refused: told %d times, %v", told, err)
 	}

@@ -17,6 +17,7 @@ import (
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 
 	"wayleave.dev/kernel/link"
+	"wayleave.dev/kernel/namespace"
 )
 
 // Kernel is the Net of the kernel's own WireGuard.
@@ -68,7 +69,7 @@ func (k *Kernel) wg() (*wgctrl.Client, error) {
 	if k.client != nil {
 		return k.client, nil
 	}
-	err := link.InNamespace(k.links.nsfd, func() (err error) {
+	err := namespace.Do(k.links.nsfd, func() (err error) {
 		k.client, err = wgctrl.New()
 		return err
 	})

@@ -16,7 +16,7 @@ import (
 	"wayleave.dev/internal/child"
 	"wayleave.dev/internal/frame"
 	"wayleave.dev/internal/logging"
-	"wayleave.dev/kernel/link"
+	"wayleave.dev/kernel/namespace"
 	"wayleave.dev/podnetwork/wireguard/frames"
 )
 
@@ -214,7 +214,7 @@ func (u *User) start(ctx context.Context, c Config) error {
 	}
 	defer socket.Close()
 	var p *child.Process
-	if err := link.InNamespace(u.links.nsfd, func() (err error) {
+	if err := namespace.Do(u.links.nsfd, func() (err error) {
 		p, err = child.Start(Memory, u.Logs, u.Args...)
 		return err
 	}); err != nil {
@@ -306,7 +306,7 @@ const tunPath = "/dev/net/tun"
 // openTUN opens a tun device, which stays when the descriptor is closed: packets to it are dropped then.
 func openTUN(nsfd int, name string) (*os.File, error) {
 	var f *os.File
-	err := link.InNamespace(nsfd, func() error {
+	err := namespace.Do(nsfd, func() error {
 		fd, err := unix.Open(tunPath, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 		if err != nil {
 			return fmt.Errorf("%s: %w; the kernel has no WireGuard, and a process needs the module tun", tunPath, err)

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 
-	"wayleave.dev/kernel/link"
+	"wayleave.dev/kernel/namespace"
 )
 
 // Witness counts the packets between networks that pass a link, in both directions. It is a socket with a filter: it
@@ -52,7 +52,7 @@ func (w *Witness) Look(name string, own, peers []netip.Prefix) error {
 		return fmt.Errorf("witness of %s: its filter for %d networks has %d instructions; allowed: %d", name,
 			len(own)+len(peers), len(filter), maxFilter)
 	}
-	err = link.InNamespace(w.NSFD, func() error { return w.open(name, filter) })
+	err = namespace.Do(w.NSFD, func() error { return w.open(name, filter) })
 	if err != nil {
 		return fmt.Errorf("witness of %s: %w", name, err)
 	}

@@ -15,7 +15,8 @@ import (
 	"wayleave.dev/networkpolicy/world"
 )
 
-// fastPath has the programs of mode ebpf at the links of all ends. It returns how many connections began by redirection.
+// fastPath has the programs of mode ebpf at the links of all ends. It returns how many connections began by
+// redirection.
 func (a *arena) fastPath() (begun func() uint64) {
 	a.t.Helper()
 	k := &fastpath.Kernel{NSFD: a.node.FD()}
@@ -72,8 +73,9 @@ func segment(src, dst netip.Addr, sport, dport uint16, flags byte) []byte {
 	return network(src, dst, model.TCP, uint8(model.TCP), l4, 16)
 }
 
-// Policies change at random while connections begin on the fast path: each SYN goes as Evaluate says, both at once after
-// a change, when the fast path knows what the policies before it allowed, and again when it knows those that hold.
+// Policies change at random while connections begin on the fast path: each SYN goes as Evaluate says, both at once
+// after a change, when the fast path knows what the policies before it allowed, and again when it knows those that
+// hold.
 func TestRandomPoliciesWhileConnectionsBeginOnTheFastPath(t *testing.T) {
 	sets, seed := setting(t, "WAYLEAVE_POLICY_SETS", 60), setting(t, "WAYLEAVE_POLICY_SEED", 8)
 	t.Logf("WAYLEAVE_POLICY_SEED=%d", seed)
@@ -100,8 +102,9 @@ func TestRandomPoliciesWhileConnectionsBeginOnTheFastPath(t *testing.T) {
 		snap := a.store.Snapshot()
 		var list, open []shot
 		for _, s := range all {
-			s.Want = networkpolicy.Evaluate(snap, networkpolicy.Identify(snap, world.Local(), world.Addr(s.From, s.IPv6)),
-				networkpolicy.Identify(snap, world.Local(), world.Addr(s.To, s.IPv6)), s.Protocol, s.Port).Allowed
+			from := networkpolicy.Identify(snap, world.Local(), world.Addr(s.From, s.IPv6))
+			to := networkpolicy.Identify(snap, world.Local(), world.Addr(s.To, s.IPv6))
+			s.Want = networkpolicy.Evaluate(snap, from, to, s.Protocol, s.Port).Allowed
 			list = append(list, s)
 			if s.Want {
 				open = append(open, s)

@@ -17,7 +17,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"time"
 
@@ -25,6 +24,7 @@ import (
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
+	"wayleave.dev/kernel/namespace"
 	"wayleave.dev/podnetwork/cni/call"
 )
 
@@ -116,26 +116,8 @@ func NewHost(nsfd int, sysctl string) (*Host, error) {
 	return &Host{nsfd, h, sysctl}, nil
 }
 
-// inside runs fn on a thread that is in a network namespace. The thread ends with
-// it.
-func inside(nsfd int, fn func() error) error {
-	var err error
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		runtime.LockOSThread() // never unlocked: the thread must not serve others
-		if err = unix.Setns(nsfd, unix.CLONE_NEWNET); err != nil {
-			err = fmt.Errorf("enter network namespace: %w", err)
-			return
-		}
-		err = fn()
-	}()
-	<-done
-	return err
-}
-
 // Inside runs fn on a thread that is in the node's namespace.
-func (h *Host) Inside(fn func() error) error { return inside(h.nsfd, fn) }
+func (h *Host) Inside(fn func() error) error { return namespace.Do(h.nsfd, fn) }
 
 // Setup makes the link in the pod's namespace; after an error nothing of it is left.
 // An interface of that name that the pod has already is not touched: ErrExists.
@@ -269,7 +251,7 @@ func (h *Host) hostSysctls(l Link) error {
 
 // write sets sysctls of the network in a namespace.
 func (h *Host) write(nsfd int, values map[string]string) error {
-	return inside(nsfd, func() error {
+	return namespace.Do(nsfd, func() error {
 		for name, v := range values {
 			if err := os.WriteFile(filepath.Join(h.sysctl, name), []byte(v), 0); err != nil {
 				return fmt.Errorf("sysctl: %w", err)

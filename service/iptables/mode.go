@@ -337,16 +337,9 @@ func (m *Mode) Sync(ctx context.Context, plans map[model.Name]service.Plan) erro
 
 func (m *Mode) sync(ctx context.Context, plans map[model.Name]service.Plan) error {
 	m.synced = false
-	owners := service.NewOwnershipTable()
-	d := owners.Begin()
-	todo := make(map[model.Name]*service.Plan, len(plans))
-	for k, p := range plans {
-		todo[k] = &p
-	}
-	d.Change(todo)
-	owners.Accept(d)
+	owners, conflicts := service.OwnersOf(plans)
 	m.owners, m.frozen = owners, map[iptables.Family]map[model.Name]frozen{}
-	failed, refused := reconcile.KeyErrors[model.Name](d.Failed()), reconcile.KeyErrors[model.Name]{}
+	failed, refused := reconcile.KeyErrors[model.Name](conflicts), reconcile.KeyErrors[model.Name]{}
 	for _, f := range iptables.Families() {
 		have, err := m.read(ctx, f)
 		if err != nil {

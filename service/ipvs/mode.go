@@ -310,16 +310,9 @@ func (m *Mode) Sync(ctx context.Context, plans map[model.Name]service.Plan) erro
 
 func (m *Mode) sync(ctx context.Context, plans map[model.Name]service.Plan) error {
 	m.synced = false
-	owners := service.NewOwnershipTable()
-	d := owners.Begin()
-	todo := make(map[model.Name]*service.Plan, len(plans))
-	for k, p := range plans {
-		todo[k] = &p
-	}
-	d.Change(todo)
-	owners.Accept(d)
+	owners, conflicts := service.OwnersOf(plans)
 	m.owners = owners
-	failed, refused := reconcile.KeyErrors[model.Name](d.Failed()), reconcile.KeyErrors[model.Name]{}
+	failed, refused := reconcile.KeyErrors[model.Name](conflicts), reconcile.KeyErrors[model.Name]{}
 	var err error
 	if m.own, m.addrs, err = m.findAddrs(ctx); err != nil {
 		return err

@@ -47,8 +47,8 @@ type Conn interface {
 	Possible() error
 	// Set replaces the whole state. The first call replaces programs of an earlier process.
 	Set(context.Context, State) (Report, error)
-	// Revoke has the stack decide about each new connection that begins after it returns, and again once it has accepted
-	// one. It is called after each change of the rules that decide. Programs of an earlier process leave new
+	// Revoke has the stack decide about each new connection that begins after it returns, and again once it has
+	// accepted one. It is called after each change of the rules that decide. Programs of an earlier process leave new
 	// connections to the stack for good.
 	Revoke() error
 	// Redirected returns what the programs have redirected since the first Set.

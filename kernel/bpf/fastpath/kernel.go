@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -13,6 +12,8 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
+
+	"wayleave.dev/kernel/namespace"
 )
 
 // programName is the name of the program in the kernel, by which it is found again.
@@ -34,27 +35,9 @@ type Kernel struct {
 
 var _ Conn = (*Kernel)(nil)
 
-// inside runs fn on a thread in the node's network namespace, which ends with it.
-func (k *Kernel) inside(fn func() error) (err error) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		if k.NSFD > 0 {
-			runtime.LockOSThread() // never unlocked
-			if err = unix.Setns(k.NSFD, unix.CLONE_NEWNET); err != nil {
-				err = fmt.Errorf("enter network namespace: %w", err)
-				return
-			}
-		}
-		err = fn()
-	}()
-	<-done
-	return err
-}
-
 // Possible implements Conn.
 func (k *Kernel) Possible() error {
-	if err := k.inside(func() error { _, err := attached(loopback); return err }); err != nil {
+	if err := namespace.Do(k.NSFD, func() error { _, err := attached(loopback); return err }); err != nil {
 		return fmt.Errorf("%w: no tcx hook: %w", ErrUnsupported, err)
 	}
 	c, err := load()
@@ -100,7 +83,7 @@ func (k *Kernel) Set(_ context.Context, s State) (r Report, err error) {
 		k.loaded, k.have = c, content{}
 		k.id, _ = info.ID()
 	}
-	err = k.inside(func() error { r, err = k.set(s); return err })
+	err = namespace.Do(k.NSFD, func() error { r, err = k.set(s); return err })
 	if err != nil {
 		return r, fmt.Errorf("fast path: %w", err)
 	}
@@ -236,7 +219,7 @@ func (k *Kernel) Remove(context.Context) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.permits.close()
-	err := k.inside(func() error {
+	err := namespace.Do(k.NSFD, func() error {
 		began, err := stopBeginning()
 		if began {
 			time.Sleep(handshake)
@@ -268,7 +251,7 @@ func ignoreUnsupported(err error) error {
 
 // Remains implements Conn.
 func (k *Kernel) Remains(context.Context) (out []string, err error) {
-	err = k.inside(func() error {
+	err = namespace.Do(k.NSFD, func() error {
 		links, err := names()
 		if err != nil {
 			return err

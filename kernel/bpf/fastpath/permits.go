@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+
+	"wayleave.dev/kernel/namespace"
 )
 
 // generationName is the name of the map with the generation, of each version of the program.
@@ -33,7 +35,7 @@ func (k *Kernel) Revoke() error {
 	alone := k.permits.alone
 	k.permits.mu.Unlock()
 	if !alone {
-		if err := k.inside(func() error { _, err := stopBeginning(); return err }); err != nil {
+		if err := namespace.Do(k.NSFD, func() error { _, err := stopBeginning(); return err }); err != nil {
 			return err
 		}
 	}

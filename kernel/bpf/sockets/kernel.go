@@ -7,12 +7,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
 	"sync"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
+
+	"wayleave.dev/kernel/namespace"
 )
 
 // Version is that of the maps' layout. Maps of another version are never reused.
@@ -230,24 +231,15 @@ func (k *Kernel) isComplete() bool {
 
 // cookie returns the cookie of the network namespace, by which programs know it.
 func cookie(nsfd int) (out uint64, err error) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		if nsfd > 0 {
-			// The thread is never unlocked: it ends with the goroutine.
-			runtime.LockOSThread()
-			if err = unix.Setns(nsfd, unix.CLONE_NEWNET); err != nil {
-				return
-			}
-		}
-		var fd int
-		if fd, err = unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0); err != nil {
-			return
+	err = namespace.Do(nsfd, func() error {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
 		}
 		defer unix.Close(fd)
 		out, err = unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
-	}()
-	<-done
+		return err
+	})
 	if err != nil {
 		return 0, fmt.Errorf("sockets: cookie of the network namespace: %w", err)
 	}

@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"wayleave.dev/internal/apiaddr"
+	"wayleave.dev/internal/await"
 )
 
 const (
@@ -55,7 +56,7 @@ func (s *Sandbox) Start(ctx context.Context, pods []Pod, port int, command ...st
 func (s *Sandbox) create(ctx context.Context, p *corev1.Pod) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	err := until(ctx, func() error {
+	err := await.Success(ctx, every, func() error {
 		_, err := s.client.CoreV1().Pods(s.name).Create(ctx, p, metav1.CreateOptions{})
 		if apierrors.IsAlreadyExists(err) {
 			return nil

@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"wayleave.dev/internal/await"
 	kubesource "wayleave.dev/source/kubernetes"
 )
 
@@ -95,7 +96,7 @@ func (s *Sandbox) outputs(ctx context.Context, nodes map[string]string) (map[str
 	within, cancel := context.WithTimeout(ctx, onNodeWithin)
 	defer cancel()
 	out := map[string]Output{}
-	err := until(within, func() error {
+	err := await.Success(within, every, func() error {
 		list, err := s.client.CoreV1().Pods(s.name).List(within, metav1.ListOptions{})
 		if err != nil {
 			return fmt.Errorf("pods of %s: %w", s.name, err)

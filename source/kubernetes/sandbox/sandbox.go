@@ -21,6 +21,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"wayleave.dev/internal/apiaddr"
+	"wayleave.dev/internal/await"
 	kubesource "wayleave.dev/source/kubernetes"
 	"wayleave.dev/source/kubernetes/fleet"
 )
@@ -103,7 +104,7 @@ func (s *Sandbox) Remove(ctx context.Context) error {
 	if err := remove(ctx, s.client, s.name, ns.UID); err != nil {
 		return err
 	}
-	return until(ctx, func() error {
+	return await.Success(ctx, every, func() error {
 		_, err := s.client.CoreV1().Namespaces().Get(ctx, s.name, metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {
 			return nil
@@ -121,21 +122,6 @@ func remove(ctx context.Context, client *kubesource.Client, name string, uid typ
 		return fmt.Errorf("namespace %s: %w", name, err)
 	}
 	return nil
-}
-
-// until repeats a function until it returns no error, and returns its last one when the context ends.
-func until(ctx context.Context, done func() error) error {
-	for {
-		err := done()
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return err
-		case <-time.After(every):
-		}
-	}
 }
 
 // Exec runs a command in a pod of the namespace.

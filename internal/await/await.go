@@ -1,0 +1,24 @@
+// Package await waits for states that nobody announces.
+package await
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// Success repeats a function, with a pause between calls, until it returns no error. When the context ends, it returns
+// the context's cause and the last error.
+func Success(ctx context.Context, pause time.Duration, fn func() error) error {
+	for {
+		err := fn()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return errors.Join(context.Cause(ctx), err)
+		case <-time.After(pause):
+		}
+	}
+}
