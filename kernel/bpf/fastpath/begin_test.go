@@ -218,10 +218,10 @@ func TestDecisionsAreRevoked(t *testing.T) {
 	}
 }
 
-// silent has b drop what comes from source ports from 50000.
+// silent has b drop what comes from source ports from 61000, which sockets get only if they ask for them.
 func (r *rig) silent() {
 	r.b.Run("nft", "add table ip q; add chain ip q i { type filter hook input priority 0; }; "+
-		"add rule ip q i tcp sport 50000-50999 drop")
+		"add rule ip q i tcp sport 61000-61999 drop")
 }
 
 // send sends a segment without data from a pod.
@@ -254,8 +254,8 @@ func TestAForbiddenConnectionIsNotAnswered(t *testing.T) {
 		var from netip.AddrPort
 		testnet.Eventually(t, 30*time.Second, func() error {
 			from = netip.AddrPortFrom(r.addr[r.a], from.Port()+1)
-			if from.Port() < 50000 {
-				from = netip.AddrPortFrom(r.addr[r.a], uint16(50000+100*i))
+			if from.Port() < 61000 {
+				from = netip.AddrPortFrom(r.addr[r.a], uint16(61000+100*i))
 			}
 			r.begin(r.a, to)
 			before := r.redirected().Begun
@@ -289,15 +289,16 @@ func TestALostSYNIsSentAgain(t *testing.T) {
 	r.silent()
 	to := netip.AddrPortFrom(r.addr[r.b], 7)
 	done := make(chan error, 100)
-	before, port := uint64(0), 50000
+	before, port := uint64(0), 61000
 	for begin := time.Now(); r.redirected().Begun == before; port++ {
 		if time.Since(begin) > 30*time.Second {
 			t.Fatal("no SYN was redirected")
 		}
 		r.begin(r.a, to)
 		before = r.redirected().Begun
+		from := fmt.Sprintf("%s:%d", r.addr[r.a], port)
 		go func() {
-			c, err := r.a.DialFrom("tcp", fmt.Sprintf("%s:%d", r.addr[r.a], port), to.String(), time.Minute)
+			c, err := r.a.DialFrom("tcp", from, to.String(), time.Minute)
 			if err == nil {
 				err = pingPong(c)
 				c.Close()
@@ -307,7 +308,7 @@ func TestALostSYNIsSentAgain(t *testing.T) {
 		time.Sleep(100 * time.Millisecond)
 	}
 	r.b.Run("nft", "delete table ip q")
-	for ; port > 50000; port-- {
+	for ; port > 61000; port-- {
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
