@@ -197,6 +197,8 @@ type Ingress struct {
 	// is where refused clients are redirected. GlobalAuthResponseHeaders are fields of its response that endpoints get.
 	GlobalAuthURL, GlobalAuthSignin string
 	GlobalAuthResponseHeaders       []string
+	// AllowedResponseHeaders are the fields that ConfigMaps of custom-headers may set.
+	AllowedResponseHeaders []string
 	// Drain is how long a stopping proxy waits for open requests and tunnels.
 	Drain time.Duration
 	// Connect, Send and Read are time-outs of endpoints.
@@ -288,8 +290,8 @@ func settings() []setting {
 		{"podnetwork.wireguardPort", "51871", wireguardPort, []string{
 			"First of two UDP ports of WireGuard between nodes: 1 to 65534."}},
 		{"podnetwork.keyRotation", "24h", duration(func(c *Config) *time.Duration { return &c.PodNetwork.KeyRotation },
-			time.Hour, 720*time.Hour), []string{
-			"How often the nodes change to new keys of encryption, the same on all nodes: 1h to 720h. Their clocks",
+			2*time.Minute, 720*time.Hour), []string{
+			"How often the nodes change to new keys of encryption, the same on all nodes: 2m to 720h. Their clocks",
 			"must differ by less than a quarter of it."}},
 		{"podnetwork.cniConfDir", CNIConfDir, text(func(c *Config) *string { return &c.PodNetwork.CNIConfDir }, folder),
 			[]string{
@@ -460,6 +462,11 @@ func settings() []setting {
 				"names of header fields"), []string{
 				"Fields of that server's response that endpoints get, as in auth-response-headers. Clients cannot",
 				"set them."}},
+		{"ingress.globalAllowedResponseHeaders", `[]`,
+			list(func(c *Config) *[]string { return &c.Ingress.AllowedResponseHeaders }, fieldName,
+				"names of header fields"), []string{
+				"Response fields that a ConfigMap named by the annotation custom-headers can set, as",
+				"global-allowed-response-headers of ingress-nginx. A ConfigMap with another field closes its paths."}},
 		{"ingress.drain", "30s", duration(func(c *Config) *time.Duration { return &c.Ingress.Drain }, time.Second,
 			time.Hour), []string{
 			"How long a stopping proxy waits for open requests and WebSockets: 1s to 1h, less than the pod's",

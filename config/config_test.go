@@ -97,7 +97,7 @@ func TestBadSettings(t *testing.T) {
 		{"podnetwork: {wireguardPort: 65535}",
 			`podnetwork.wireguardPort: found 65535; a port from 1 to 65534 is allowed`},
 		{"podnetwork: {wireguard: no}", `podnetwork.wireguard: found false; allowed: auto, kernel, userspace`},
-		{"podnetwork: {keyRotation: 1m}", `podnetwork.keyRotation: found "1m"; a duration from 1h0m0s to 720h0m0s`},
+		{"podnetwork: {keyRotation: 1m}", `podnetwork.keyRotation: found "1m"; a duration from 2m0s to 720h0m0s`},
 		{"mode: 7", `mode: found 7; allowed: auto, nftables`},
 		{"dns: {enabled: maybe}", `dns.enabled: found "maybe"; true and false are allowed`},
 		{"dns: {upstreams: [nine]}", `dns.upstreams: found [nine]; item 0: a list of IP addresses`},

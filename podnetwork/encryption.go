@@ -3,6 +3,7 @@ package podnetwork
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -28,6 +29,9 @@ type encryption struct {
 	witness  *wireguard.Witness
 	rotation plan.Rotation
 	private  [plan.Devices]wireguard.Key
+	// replaced is when this agent replaced a device's key: an older handshake is of no use.
+	replaced [plan.Devices]time.Time
+	usage    plan.Usage
 	// loosened are the numbers of the devices whose reverse paths are not checked.
 	loosened [plan.Devices]int
 	// held are nodes by the keys that are in force.
@@ -162,7 +166,7 @@ func (e *encryption) round(ctx context.Context, force bool) error {
 	}
 	errs := []error{err}
 	now := time.Now()
-	have, err := e.devices(ctx)
+	have, err := e.devices(ctx, now)
 	errs = append(errs, err, e.rotate(now))
 	var own [plan.Devices]wireguard.Key
 	for i, key := range e.private {
@@ -230,13 +234,16 @@ func (e *encryption) local(ctx context.Context) (routes.NodeLinks, error) {
 }
 
 // devices reads the devices, and adopts their keys. A device that is gone gets its key again.
-func (e *encryption) devices(ctx context.Context) (out [plan.Devices]*wireguard.State, err error) {
+func (e *encryption) devices(ctx context.Context, now time.Time) (out [plan.Devices]*wireguard.State, err error) {
 	var errs []error
 	for i := range plan.Devices {
 		out[i], err = e.Devices.Get(ctx, plan.Device(i))
 		errs = append(errs, err)
 		if out[i] != nil && !out[i].Private.IsZero() {
 			e.private[i] = out[i].Private
+		}
+		if out[i] != nil {
+			e.usage.Look(i, out[i].Peers, now)
 		}
 		if e.private[i].IsZero() {
 			e.private[i], err = wireguard.NewKey()
@@ -246,21 +253,40 @@ func (e *encryption) devices(ctx context.Context) (out [plan.Devices]*wireguard.
 	return out, errors.Join(errs...)
 }
 
-// rotate replaces the key that is due.
+// rotate replaces the key that is due, once no node sends by its device any more.
 func (e *encryption) rotate(now time.Time) error {
 	i, due := e.rotation.Due(now)
-	if s := e.state.Load(); !due || s == nil || slices.Contains(slices.Collect(maps.Values(s.Routes.Via)),
-		plan.Device(i)) {
+	s := e.state.Load()
+	if !due || s == nil {
+		e.report("encryption rotation", nil)
+		return nil
+	}
+	if slices.Contains(slices.Collect(maps.Values(s.Routes.Via)), plan.Device(i)) {
 		return nil // in use: the other device has no session with some node
+	}
+	if last, by := e.usage.Since(i); now.Sub(last) < e.rotation.Quiet() {
+		e.report("encryption rotation", e.kept(i, e.held[by]))
+		return nil
 	}
 	key, err := wireguard.NewKey()
 	if err != nil {
 		return err
 	}
-	e.private[i] = key
+	e.private[i], e.replaced[i] = key, now
 	e.rotation.Done(now)
+	e.report("encryption rotation", nil)
 	e.n.Log.Info("a key of encryption is replaced", "device", plan.Device(i), "key", key.Public())
 	return nil
+}
+
+// kept reports a key that is not replaced while a node sends by its device. That is unusual only with a peer: an agent
+// that has just started waits as well.
+func (e *encryption) kept(i int, node string) []model.Problem {
+	if node == "" {
+		return nil
+	}
+	return []model.Problem{e.problem("podnetwork.keyRotation", fmt.Sprintf("the key of %s is kept: node %s still "+
+		"sends by it; look whether its agent runs, and whether the clocks of the nodes agree", plan.Device(i), node))}
 }
 
 // set makes a device what it is to be, and reads it.
@@ -314,7 +340,10 @@ func (e *encryption) decide(snap model.Snapshot, peers [plan.Devices]plan.Peers,
 			if !ok {
 				continue
 			}
-			sessions[name].there[i], sessions[name].handshakes[i] = true, p.Handshake
+			sessions[name].there[i] = true
+			if p.Handshake.After(e.replaced[i]) {
+				sessions[name].handshakes[i] = p.Handshake
+			}
 			row := rows[name]
 			row.Received, row.Sent = row.Received+p.Received, row.Sent+p.Sent
 			if p.Handshake.After(row.Handshake) {

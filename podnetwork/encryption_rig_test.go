@@ -19,6 +19,7 @@ import (
 	"wayleave.dev/internal/testnet"
 	"wayleave.dev/kernel/nft"
 	"wayleave.dev/kernel/wireguard"
+	"wayleave.dev/model"
 	"wayleave.dev/podnetwork/routes"
 	plan "wayleave.dev/podnetwork/wireguard"
 	"wayleave.dev/podnetwork/wireguard/frames"
@@ -264,6 +265,13 @@ func linkIndex(name string) (int, error) {
 func newEncryptedCluster(t *testing.T, e *encrypted, mode routes.Mode) *cluster {
 	t.Helper()
 	return newClusterOf(t, mode, func(m *machine) { m.encrypt = e })
+}
+
+// problemsOf is what a node reports now under a key.
+func (m *machine) problemsOf(key string) []model.Problem {
+	list, _ := m.bad.Load("podnetwork " + key)
+	problems, _ := list.([]model.Problem)
+	return problems
 }
 
 // dropped are the counts that a node's status shows for another one.

@@ -14,6 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"wayleave.dev/internal/testnet"
+	"wayleave.dev/kernel/wireguard"
+	"wayleave.dev/model"
 	"wayleave.dev/podnetwork/routes"
 	plan "wayleave.dev/podnetwork/wireguard"
 	"wayleave.dev/podnetwork/wireguard/frames"
@@ -190,6 +192,86 @@ func TestKeysRotateUnderTraffic(t *testing.T) {
 		time.Sleep(e.period / 2) // until all send by the device with the last key
 	})
 	w.expectNone()
+}
+
+// TestANodeWithoutItsAgentKeepsItsSessions: an agent that does not run follows no rotation, and other nodes keep the
+// device by which its node sends. Nothing is lost, and the agent catches up.
+func TestANodeWithoutItsAgentKeepsItsSessions(t *testing.T) {
+	e := newEncrypted()
+	e.period = 24 * time.Second
+	c := newEncryptedCluster(t, e, routes.Direct)
+	a, d := c.nodes[0].mustAdd("a"), c.nodes[1].mustAdd("d")
+	w := newTap(t, c.nodes...)
+	w.watch(a, d)
+	awaitSessions(t, c.nodes)
+	awaitRoutes(t, a, d)
+	metered(t, a, []*pod{d}, 7000, func() {
+		used := func() string {
+			return wayTo(c.nodes[1], d.ips[0], a.ips[0])
+		}
+		device := plan.Current(time.Now(), e.period)
+		testnet.Eventually(t, e.period, func() error { // between two rounds of the agent
+			if !strings.Contains(used(), plan.Device(device)) {
+				return fmt.Errorf("node2 sends by %s", used())
+			}
+			return nil
+		})
+		c.nodes[1].stop()
+		testnet.Eventually(t, 3*e.period, func() error {
+			if text := fmt.Sprint(c.nodes[0].problemsOf("encryption rotation")); !strings.Contains(text,
+				"the key of "+plan.Device(device)+" is kept: node node2 still sends by it") {
+				return fmt.Errorf("problems: %s", text)
+			}
+			return nil
+		})
+		time.Sleep(2 * time.Second)
+		c.nodes[1].start(c.store)
+		awaitSessions(t, c.nodes)
+		time.Sleep(2 * time.Second)
+	})
+	w.expectNone()
+	testnet.Eventually(t, 2*e.period, func() error {
+		if list := c.nodes[0].problemsOf("encryption rotation"); len(list) > 0 {
+			return fmt.Errorf("still reported: %v", list)
+		}
+		return nil
+	})
+}
+
+// TestAHandshakeWithAnEarlierKeyIsNoSession: a key that was replaced has ended the sessions of its device.
+func TestAHandshakeWithAnEarlierKeyIsNoSession(t *testing.T) {
+	now := time.Now()
+	ago := func(d time.Duration) time.Time { return now.Add(-d) }
+	period := time.Hour
+	current := plan.Current(now, period)
+	for _, tc := range []struct {
+		replaced time.Time
+		want     int
+	}{{time.Time{}, current}, {ago(2 * time.Minute), current}, {ago(30 * time.Second), 1 - current}} {
+		e := &encryption{Encryption: Encryption{Strict: true, Period: period, Devices: &wireguard.Kernel{}},
+			n: &Network{Config: Config{Node: "node1"}}}
+		e.replaced[current] = tc.replaced
+		store, err := model.NewStore()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = store.Close() })
+		if err := store.Write(func(w *model.Writer) { w.PutNode(&model.Node{Name: "node2"}) }); err != nil {
+			t.Fatal(err)
+		}
+		var peers [plan.Devices]plan.Peers
+		var have [plan.Devices]*wireguard.State
+		for i := range plan.Devices {
+			key := wireguard.Key{byte(i + 1)}
+			peers[i].Nodes = map[wireguard.Key]string{key: "node2"}
+			have[i] = &wireguard.State{Peers: []wireguard.PeerState{{Peer: wireguard.Peer{Public: key},
+				Handshake: ago(time.Minute)}}}
+		}
+		if got := e.decide(store.Snapshot(), peers, have, now).Routes.Via["node2"]; got != plan.Device(tc.want) {
+			t.Errorf("the key was replaced at %s: node2 is reached by %s, want %s", tc.replaced, got,
+				plan.Device(tc.want))
+		}
+	}
 }
 
 // children are the processes that encrypt on a node.

@@ -24,6 +24,9 @@ func rates() (datagrams, connections int) {
 	return 300, 0 // the meter's own
 }
 
+// leastSent is how many messages of each kind a disturbance has to meet.
+const leastSent = 5
+
 // metered runs traffic of every kind from one pod to others while fn disturbs, and
 // wants nothing lost.
 func metered(t *testing.T, from *pod, to []*pod, port uint16, fn func()) {
@@ -61,9 +64,13 @@ func metered(t *testing.T, from *pod, to []*pod, port uint16, fn func()) {
 		r, err := lossmeter.Run(ctx, from.ns.Dial, probes)
 		done <- outcome{r, err}
 	}()
+	began := time.Now()
 	time.Sleep(200 * time.Millisecond) // traffic before, and below after the change
 	fn()
 	time.Sleep(300 * time.Millisecond)
+	if connections > 0 {
+		time.Sleep(time.Until(began.Add(leastSent * time.Second / time.Duration(connections))))
+	}
 	cancel()
 	o := <-done
 	if o.err != nil {
@@ -76,7 +83,7 @@ func metered(t *testing.T, from *pod, to []*pod, port uint16, fn func()) {
 		}
 	}
 	for _, c := range o.r.Counts {
-		if c.Sent < 5 {
+		if c.Sent < leastSent {
 			t.Errorf("%s sent only %d", c.Kind, c.Sent)
 		}
 	}

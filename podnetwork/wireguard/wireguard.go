@@ -4,7 +4,8 @@
 // A node has two devices, each with a key of its own. Devices of the same number talk to each other. Time is divided
 // into periods: in each, all nodes send by one device, and replace the key of the other one in the middle of the
 // period, when nobody uses it. So a key is replaced without a packet lost, and without agreement between nodes, as long
-// as their clocks differ by less than a quarter of the period.
+// as their clocks differ by less than a quarter of the period. A key is kept while a node still sends by its device
+// (Usage): the agent of that node may not run.
 //
 // Invariants:
 //   - Packets are taken from both devices at any time.
@@ -58,6 +59,9 @@ func (r *Rotation) Due(now time.Time) (device int, ok bool) {
 	}
 	return 1 - Current(now, r.Period), true
 }
+
+// Quiet is how long nobody must have sent by a device before its key is replaced.
+func (r *Rotation) Quiet() time.Duration { return r.Period / 8 }
 
 // Done says that the key that was due is replaced.
 func (r *Rotation) Done(now time.Time) { r.done = epoch(now, r.Period) }

@@ -192,3 +192,51 @@ func TestTheGuardHasEveryNetwork(t *testing.T) {
 		}
 	}
 }
+
+// Messages of WireGuard itself are no use of a device, and any packet is.
+func TestTheUseOfADevice(t *testing.T) {
+	var u Usage
+	start := time.Unix(1e9, 0)
+	key, other := wireguard.Key{1}, wireguard.Key{2}
+	var bytes uint64
+	look := func(second int, grown uint64) (time.Duration, wireguard.Key) {
+		bytes += grown
+		u.Look(1, []wireguard.PeerState{{Peer: wireguard.Peer{Public: other}, Received: 5000},
+			{Peer: wireguard.Peer{Public: key}, Received: bytes}}, start.Add(time.Duration(second)*time.Second))
+		last, by := u.Since(1)
+		return last.Sub(start), by
+	}
+	for i, step := range []struct {
+		second int
+		grown  uint64
+		last   time.Duration
+		by     wireguard.Key
+	}{
+		{0, 100000, 0, wireguard.Key{}}, // before this agent
+		{1, 0, 0, wireguard.Key{}},
+		{2, 32, 0, wireguard.Key{}},            // a keep-alive
+		{3, 148 + 92 + 32, 0, wireguard.Key{}}, // handshakes from both sides
+		{9, 2*148 + 32, 0, wireguard.Key{}},    // one that was repeated
+		{10, 80, 10 * time.Second, key},        // a datagram
+		{11, 0, 10 * time.Second, key},
+		{12, 64, 12 * time.Second, key}, // the smallest packet
+		{13, 148 + 80, 13 * time.Second, key},
+		{20, 100000, 20 * time.Second, key},
+	} {
+		if last, by := look(step.second, step.grown); last != step.last || by != step.by {
+			t.Errorf("step %d: last used at %s by %v, want %s by %v", i, last, by, step.last, step.by)
+		}
+	}
+	bytes = 0 // the device was made anew
+	if last, by := look(30, 0); last != 20*time.Second || by != key {
+		t.Errorf("after the device was made anew: %s by %v", last, by)
+	}
+	if last, _ := u.Since(0); !last.IsZero() {
+		t.Errorf("the other device was used at %s", last)
+	}
+	for n := range 100 { // of no length of a packet, with or without a message of WireGuard, in a second
+		if size := uint64(80 + 16*n); isIdle(size, time.Second) && size != 240 && size != 272 {
+			t.Errorf("%d bytes are taken for no packet", size)
+		}
+	}
+}
