@@ -30,7 +30,8 @@ func TestPipelinesTakeTurns(t *testing.T) {
 	defer s.Close()
 	defer close(end)
 	for range clients {
-		go s.Serve(t.Context(), &endless{end: end, text: strings.Repeat("GET / HTTP/1.1\r\nHost: a\r\n\r\n", 100)}, nil, false)
+		go s.Serve(t.Context(), &endless{end: end, text: strings.Repeat("GET / HTTP/1.1\r\nHost: a\r\n\r\n", 100)},
+			nil, false)
 	}
 	for answers.Load() < 1000*clients {
 		time.Sleep(time.Millisecond)
