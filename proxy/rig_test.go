@@ -33,6 +33,8 @@ type rig struct {
 	// http2 has ask speak HTTP/2, plain or at the address tls by TLS.
 	http2 bool
 	tls   string
+	// sni is the name that a handshake of HTTP/2 requests.
+	sni string
 
 	mu      sync.Mutex
 	records []Record
