@@ -20,7 +20,7 @@ import (
 type passwords struct {
 	once sync.Once
 	key  [sha256.Size]byte
-	// most is the limit of concurrent comparisons, wait how long a request waits for its own.
+	// most is the limit of concurrent comparisons, wait how long a request waits for its turn.
 	most int
 	wait time.Duration
 
@@ -38,7 +38,7 @@ type passwords struct {
 
 const (
 	maxRemembered = 4096
-	// maxWait is how long a request waits to be compared.
+	// maxWait is how long a request waits for its turn.
 	maxWait = 5 * time.Second
 	// maxGuesses is how many passwords of one client, for the paths of one namespace, may wait to be compared.
 	maxGuesses = 32
@@ -53,7 +53,8 @@ type guesser struct {
 	client    netip.Prefix
 }
 
-// comparison is made once for all requests that wait for its result. All fields but done are guarded by passwords.mu.
+// comparison is made once for all requests that wait for its result. requests, right, and whether there is a password,
+// are guarded by passwords.mu.
 type comparison struct {
 	key      passwordKey
 	hash     string
@@ -62,7 +63,8 @@ type comparison struct {
 	// requests is how many wait for it: one without any is not made.
 	requests int
 	right    bool
-	done     chan struct{}
+	// begun is closed when its turn comes, done when the result is known.
+	begun, done chan struct{}
 }
 
 func (p *passwords) start() {
@@ -90,11 +92,18 @@ func (p *passwords) verify(ctx context.Context, who guesser, hash string, passwo
 	timer := time.NewTimer(p.wait)
 	defer timer.Stop()
 	select {
-	case <-c.done:
+	case <-c.begun:
 	case <-timer.C:
 		err = errBusy
 	case <-ctx.Done():
 		err = ctx.Err()
+	}
+	if err == nil {
+		select {
+		case <-c.done:
+		case <-ctx.Done():
+			err = ctx.Err()
+		}
 	}
 	return p.leave(c, err)
 }
@@ -114,7 +123,7 @@ func (p *passwords) compare(c *comparison) (of *comparison, right bool, err erro
 	if p.clients[c.who] >= maxGuesses {
 		return nil, false, errBusy
 	}
-	c.requests, c.done = 1, make(chan struct{})
+	c.requests, c.begun, c.done = 1, make(chan struct{}), make(chan struct{})
 	p.clients[c.who]++
 	p.pending[c.key] = c
 	of = c
@@ -157,6 +166,7 @@ func (p *passwords) work() {
 	defer p.mu.Unlock()
 	for c := p.next(); c != nil; c = p.next() {
 		password := c.password
+		close(c.begun)
 		p.mu.Unlock()
 		right := htpasswd.Verify(c.hash, password)
 		p.mu.Lock()

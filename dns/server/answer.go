@@ -24,7 +24,7 @@ type Resolver struct {
 	Servers []netip.Addr
 	// Walks are the walks that Autopath has seen begin; nil records none.
 	Walks *Walks
-	// Size is the longest reply that the client can get, in bytes; 0 for no limit. Records that cannot fit are not made.
+	// Size is the longest reply that the client can get, in bytes; 0 for no limit. No records are made that cannot fit.
 	Size int
 }
 
