@@ -220,7 +220,7 @@ func (r *rig) dial() *conn {
 		r.t.Fatal(err)
 	}
 	r.t.Cleanup(func() { c.Close() })
-	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(time.Minute))
 	if r.http2 && r.addr == r.tls {
 		c = tls.Client(c, &tls.Config{InsecureSkipVerify: true})
 	}
