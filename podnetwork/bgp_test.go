@@ -164,9 +164,9 @@ func TestImportedNetworksInTheKernel(t *testing.T) {
 	defaults(0)
 }
 
-// TestUpgradeFromBeforeBGPAndEncryption: nodes of an earlier version, which knows neither, publish no keys and no routes.
-// They get both settings node by node, under traffic, and strict encryption after that. Nothing is lost. An uninstall
-// leaves nothing of either.
+// TestUpgradeFromBeforeBGPAndEncryption: nodes of an earlier version, which knows neither, publish no keys and no
+// routes. They get both settings node by node, under traffic, and strict encryption after that. Nothing is lost. An
+// uninstall leaves nothing of either.
 func TestUpgradeFromBeforeBGPAndEncryption(t *testing.T) {
 	c := newClusterWith(t, routes.Auto)
 	for i := range c.nodes {

@@ -155,8 +155,8 @@ func TestStrictEncryptionFailsClosed(t *testing.T) {
 	}
 }
 
-// TestNodesThatAreDeletedSendNothingPlain: while the object of a Node is gone, its pods and those of other nodes still run,
-// and nothing between them leaves unencrypted, from either side. They reach each other once it is back.
+// TestNodesThatAreDeletedSendNothingPlain: while the object of a Node is gone, its pods and those of other nodes still
+// run, and nothing between them leaves unencrypted, from either side. They reach each other once it is back.
 func TestNodesThatAreDeletedSendNothingPlain(t *testing.T) {
 	c := newEncryptedCluster(t, newEncrypted(), routes.Direct)
 	a, d := c.nodes[0].mustAdd("a"), c.nodes[1].mustAdd("d")
@@ -179,6 +179,10 @@ func TestNodesThatAreDeletedSendNothingPlain(t *testing.T) {
 		}
 	}
 	w.expectNone()
+	if s, err := c.nodes[1].net.Config.Encryption.Devices.Get(t.Context(), plan.Device(0)); err != nil || s == nil ||
+		len(s.Peers) != 1 {
+		t.Errorf("the node whose object is gone has given up its sessions: %+v, %v", s, err)
+	}
 	c.put(node)
 	for f := range 2 {
 		expectSeenWithin(t, 30*time.Second, a.ns, d.ips[f], a.ips[f])

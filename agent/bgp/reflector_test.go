@@ -174,7 +174,8 @@ func (n *routed) converged(not int) int {
 		n.mu.Lock()
 		defer n.mu.Unlock()
 		r = n.report
-		if !r.Running || r.PID == not || !r.Converged || len(r.Sessions) != 1 || r.Sessions[0].State != bgp.Established {
+		if !r.Running || r.PID == not || !r.Converged || len(r.Sessions) != 1 ||
+			r.Sessions[0].State != bgp.Established {
 			return fmt.Errorf("node%d, process %d before: %+v", n.i, not, r)
 		}
 		return nil

@@ -94,8 +94,8 @@ func (r *rack) settled(t *testing.T, since time.Time, sessions, routes int) (bgp
 			}
 		}
 		if up != sessions || len(report.Routes) < routes {
-			return fmt.Errorf("%d of %d sessions, %d of %d routes, problem %q", up, sessions, len(report.Routes), routes,
-				report.Problem)
+			return fmt.Errorf("%d of %d sessions, %d of %d routes, problem %q", up, sessions, len(report.Routes),
+				routes, report.Problem)
 		}
 		return nil
 	})

@@ -53,7 +53,7 @@ func traffic(t *testing.T, page *result.Page) {
 		t.Fatal(err)
 	}
 	page.Text("## Packets between pods of two nodes")
-	page.Text("Medians of %d interleaved rounds of %s. One CPU does all work: both pods, both nodes, and the processes of "+
+	page.Text("Medians of %d interleaved rounds of %s. One CPU does all work: both pods, both nodes, and processes of "+
 		"WireGuard in user space. What is counted is per second in which this CPU was not idle. `bgp` differs from "+
 		"`direct` only in how a route was learned. Rows that this kernel lacks are left out.", rounds, each)
 	worlds := map[string]*world{}
@@ -102,11 +102,12 @@ func sessions(t *testing.T, page *result.Page) {
 	page.Text("The judge is BIRD on the same machine, and its kernel's routes.")
 	told, gone := announce(t, vips, hold)
 	page.Table([][]string{{"what", "time"},
-		{fmt.Sprintf("%d addresses, from the plan to the router's kernel", vips), told.Round(time.Millisecond).String()},
+		{fmt.Sprintf("%d addresses, from the plan to the router's kernel", vips),
+			told.Round(time.Millisecond).String()},
 		{fmt.Sprintf("a node dies, with a hold time of %s: until the router's kernel has none of its routes", hold),
 			gone.Round(100 * time.Millisecond).String()}})
-	page.Text("The hold time is that of the object BGPPeer, 90 s by default. Routers that see the link go down need no hold " +
-		"time.")
+	page.Text("The hold time is that of the object BGPPeer, 90 s by default. Routers that see the link go down need " +
+		"none.")
 	rows := [][]string{{"the process bgp of a node with", "sessions", "prefixes", "resident memory",
 		"until all are established and learned"}}
 	for _, s := range []*scale{{name: "a full mesh of 200 nodes", peers: 199, each: 1},
@@ -119,5 +120,6 @@ func sessions(t *testing.T, page *result.Page) {
 			fmt.Sprintf("%.0f MiB", s.memory), fmt.Sprintf("%.1f s", s.second)})
 	}
 	page.Table(rows)
-	page.Text("The limit of the process is %d MiB. Its peers are one BIRD, which shares the machine.", speaker.Memory>>20)
+	page.Text("The limit of the process is %d MiB. Its peers are one BIRD, which shares the machine.",
+		speaker.Memory>>20)
 }

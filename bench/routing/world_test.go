@@ -137,7 +137,8 @@ func connect(node, pod *testnet.NS, n, mtu int) {
 }
 
 // start runs the feature on a node until the test ends. It is not ok where the kernel has no WireGuard.
-func start(t *testing.T, c contestant, store *model.Store, node *testnet.NS, n int, b *board) (*podnetwork.Network, bool) {
+func start(t *testing.T, c contestant, store *model.Store, node *testnet.NS, n int,
+	b *board) (*podnetwork.Network, bool) {
 	t.Helper()
 	dir := testnet.ShortDir(t)
 	path := func(name string) string { return filepath.Join(dir, name) }

@@ -9,9 +9,9 @@ import (
 	"wayleave.dev/model"
 )
 
-// Former remembers the networks of pods whose Node is gone, or has another network now. Such pods may still run, and what
-// is sent to them and by them would take the default route, unencrypted. The zero value remembers nothing. It is for one
-// goroutine.
+// Former remembers the networks of pods whose Node is gone, or has another network now. Such pods may still run, and
+// what is sent to them and by them would take the default route, unencrypted. The zero value remembers nothing. It is
+// for one goroutine.
 type Former struct {
 	own, peers map[netip.Prefix]time.Time // when a Node had them last
 }
@@ -57,8 +57,8 @@ func (f *Former) Look(snap model.Snapshot, self string, pods []netip.Addr, now t
 	}
 }
 
-// add has the guard also enforce what is remembered. This node's own network is never taken for that of a peer: its pods
-// would not reach each other.
+// add has the guard also enforce what is remembered. This node's own network is never taken for that of a peer: its
+// pods would not reach each other.
 func (f *Former) add(g *Guarded) {
 	missing := func(m map[netip.Prefix]time.Time, unless func(netip.Prefix) bool) (out []netip.Prefix) {
 		for p := range m {

@@ -220,8 +220,8 @@ func TestNetworksOfNodesThatAreGone(t *testing.T) {
 		f.Look(snap, "a", nil, now)
 		g := MakeGuarded(snap, "a", strict, &f)
 		if fmt.Sprint(g.Own) != step.own || fmt.Sprint(g.Peers) != step.peers || fmt.Sprint(g.NoKey) != step.noKy {
-			t.Errorf("step %d: own %v, peers %v, without a key %v; want %s, %s, %s", i, g.Own, g.Peers, g.NoKey, step.own,
-				step.peers, step.noKy)
+			t.Errorf("step %d: own %v, peers %v, without a key %v; want %s, %s, %s", i, g.Own, g.Peers, g.NoKey,
+				step.own, step.peers, step.noKy)
 		}
 	}
 	var many []*model.Node

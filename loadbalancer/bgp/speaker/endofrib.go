@@ -8,8 +8,8 @@ import (
 	packet "github.com/osrg/gobgp/v4/pkg/packet/bgp"
 )
 
-// endsOfRIB is when peers have marked the end of their routes (RFC 4724, section 2). The library's own state also says so
-// of a peer that says that it has restarted, before it has sent a route. Safe for concurrent use.
+// endsOfRIB is when peers have marked the end of their routes (RFC 4724, section 2). The library's own state also says
+// so of a peer that says that it has restarted, before it has sent a route. Safe for concurrent use.
 type endsOfRIB struct {
 	mu sync.Mutex
 	at map[netip.Addr]map[packet.Family]time.Time
