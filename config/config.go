@@ -197,6 +197,8 @@ type Ingress struct {
 	// is where refused clients are redirected. GlobalAuthResponseHeaders are fields of its response that endpoints get.
 	GlobalAuthURL, GlobalAuthSignin string
 	GlobalAuthResponseHeaders       []string
+	// AllowedResponseHeaders are the fields that ConfigMaps of custom-headers may set.
+	AllowedResponseHeaders []string
 	// Drain is how long a stopping proxy waits for open requests and tunnels.
 	Drain time.Duration
 	// Connect, Send and Read are time-outs of endpoints.
@@ -460,6 +462,11 @@ func settings() []setting {
 				"names of header fields"), []string{
 				"Fields of that server's response that endpoints get, as in auth-response-headers. Clients cannot",
 				"set them."}},
+		{"ingress.globalAllowedResponseHeaders", `[]`,
+			list(func(c *Config) *[]string { return &c.Ingress.AllowedResponseHeaders }, fieldName,
+				"names of header fields"), []string{
+				"Response fields that a ConfigMap named by the annotation custom-headers can set, as",
+				"global-allowed-response-headers of ingress-nginx. A ConfigMap with another field closes its paths."}},
 		{"ingress.drain", "30s", duration(func(c *Config) *time.Duration { return &c.Ingress.Drain }, time.Second,
 			time.Hour), []string{
 			"How long a stopping proxy waits for open requests and WebSockets: 1s to 1h, less than the pod's",

@@ -73,8 +73,8 @@ func TestAgentsWriteLeasesOnly(t *testing.T) {
 			}
 		}
 		for _, line := range rights(t, m, accounts[1], ns) {
-			if strings.HasPrefix(line, "secrets ") {
-				t.Errorf("the writer may read Secrets: %s", line)
+			if strings.HasPrefix(line, "secrets ") || strings.HasPrefix(line, "configmaps ") {
+				t.Errorf("the writer may read Secrets or ConfigMaps: %s", line)
 			}
 		}
 	}
@@ -197,9 +197,12 @@ func TestOnlyNodesThatServeIngressReadSecrets(t *testing.T) {
 		for _, ns := range rightsNamespaces {
 			agents, ingress := rights(t, m, Account{"kube-system", "wayleave"}, ns),
 				rights(t, m, Account{"kube-system", "wayleave-ingress"}, ns)
-			ingress = slices.DeleteFunc(ingress, func(l string) bool { return strings.HasPrefix(l, "secrets ") })
+			ingress = slices.DeleteFunc(ingress, func(l string) bool {
+				return l == "secrets [] list watch" || l == "configmaps [] list watch"
+			})
 			if !slices.Equal(agents, ingress) {
-				t.Errorf("%s: in %s the accounts differ by more than Secrets: %v, %v", name, ns, agents, ingress)
+				t.Errorf("%s: in %s the accounts differ by more than Secrets and ConfigMaps: %v, %v", name, ns, agents,
+					ingress)
 			}
 		}
 		sets := daemonSets(t, m)
@@ -260,9 +263,9 @@ func TestWithoutIngressNobodyReadsSecrets(t *testing.T) {
 		"by the settings": {"settings": "ingress: {enabled: false}\n"},
 		"with a selector": {"ingress": map[string]any{"enabled": false, "nodeSelector": map[string]any{"a": "b"}}},
 	} {
-		if m := renderChart(t, values); regexp.MustCompile(`resources:.*secrets`).Match(m) ||
+		if m := renderChart(t, values); regexp.MustCompile(`resources:.*(secrets|configmaps)`).Match(m) ||
 			len(daemonSets(t, m)) != 1 {
-			t.Errorf("%s: the chart renders a right to Secrets", name)
+			t.Errorf("%s: the chart renders a right to Secrets or ConfigMaps", name)
 		}
 	}
 }

@@ -18,8 +18,8 @@ import (
 type IngressCheck struct {
 	Snapshot model.Snapshot
 	Settings ingress.Settings
-	// NoSecrets and NoServices say that the files contain none; missing ones are not reported then.
-	NoSecrets, NoServices bool
+	// NoSecrets, NoConfigMaps and NoServices say that the files contain none; missing ones are not reported then.
+	NoSecrets, NoConfigMaps, NoServices bool
 	// Namespace limits the report to Ingresses of one namespace; empty is all. Conflicts with others are still named.
 	Namespace string
 	Now       time.Time
@@ -53,6 +53,9 @@ func (c IngressCheck) Text() (text string, carries bool) {
 	if c.NoSecrets {
 		b.WriteString("The files contain no Secrets: certificates and users were not checked.\n")
 	}
+	if c.NoConfigMaps {
+		b.WriteString("The files contain no ConfigMaps: header fields from ConfigMaps were not checked.\n")
+	}
 	if c.NoServices {
 		b.WriteString("The files contain no Services: backends and policies were not checked.\n")
 	}
@@ -68,8 +71,8 @@ func (c IngressCheck) one(b *strings.Builder, i ingress.Checked, differs []strin
 	problems := slices.Clone(i.Problems)
 	problems = slices.DeleteFunc(problems, func(p model.Problem) bool {
 		absent := strings.Contains(p.Reason, " does not exist")
-		return absent && (c.NoSecrets && strings.Contains(p.Reason, "Secret ") || c.NoServices &&
-			strings.Contains(p.Reason, "Service "))
+		return absent && (c.NoSecrets && strings.Contains(p.Reason, "Secret ") || c.NoConfigMaps &&
+			strings.Contains(p.Reason, "ConfigMap ") || c.NoServices && strings.Contains(p.Reason, "Service "))
 	})
 	told := map[string]bool{}
 	var ends []model.Problem // certificates that carry over as they are

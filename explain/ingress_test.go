@@ -19,7 +19,7 @@ spec: {ingressClassName: nginx, rules: [{host: a.example, http: {paths: [{path: 
 ---
 apiVersion: networking.k8s.io/v1
 kind: Ingress
-metadata: {namespace: shop, name: half, annotations: {nginx.ingress.kubernetes.io/custom-headers: x,
+metadata: {namespace: shop, name: half, annotations: {nginx.ingress.kubernetes.io/opentelemetry-operation-name: x,
   nginx.ingress.kubernetes.io/ssl-redirect: "false"}}
 spec: {ingressClassName: nginx, tls: [{hosts: [b.example], secretName: none}],
   rules: [{host: b.example, http: {paths: [{path: /x, pathType: ImplementationSpecific,
@@ -90,8 +90,8 @@ func TestIngressCheckSaysWhatCarriesOver(t *testing.T) {
 	for _, want := range []string{
 		"Ingress shop/good (class nginx)\n  ok   nginx.ingress.kubernetes.io/proxy-body-size: 8m\n  ok   " +
 			"spec.rules[0].http.paths[0]: a.example/ goes to Service web\n",
-		"  NO   metadata.annotations[nginx.ingress.kubernetes.io/custom-headers]: is not built, and has no effect: " +
-			"ConfigMaps are not read; write ingress.wayleave.dev/response-headers\n",
+		"  NO   metadata.annotations[nginx.ingress.kubernetes.io/opentelemetry-operation-name]: is not built, and " +
+			"has no effect: traces are not supported; ingress.accessLog writes a line for each request\n",
 		"  ok   nginx.ingress.kubernetes.io/ssl-redirect: false\n",
 		"  NO   spec.tls[0].secretName: Secret shop/none does not exist",
 		"  NO   spec.rules[0].http.paths[0].backend.service: Service shop/none does not exist",
@@ -109,6 +109,27 @@ func TestIngressCheckSaysWhatCarriesOver(t *testing.T) {
 	text, _ = checkText(t, ingressTown, func(c *IngressCheck) { c.NoSecrets, c.NoServices = true, true })
 	if strings.Contains(text, "does not exist") || !strings.Contains(text, "The files contain no Secrets") {
 		t.Errorf("files without Secrets and Services:\n%s", text)
+	}
+}
+
+// Files without ConfigMaps say that these were not checked, and the fields that may be set are those of the flag.
+func TestIngressCheckOfConfigMaps(t *testing.T) {
+	town := strings.Replace(ingressTown, "opentelemetry-operation-name: x,", "custom-headers: m,", 1)
+	text, _ := checkText(t, town, nil)
+	if !strings.Contains(text, "custom-headers]: ConfigMap shop/m does not exist") {
+		t.Errorf("a missing ConfigMap:\n%s", text)
+	}
+	text, _ = checkText(t, town, func(c *IngressCheck) { c.NoConfigMaps = true })
+	if strings.Contains(text, "ConfigMap shop/m") || !strings.Contains(text, "The files contain no ConfigMaps") {
+		t.Errorf("files without ConfigMaps:\n%s", text)
+	}
+	town += "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {namespace: shop, name: m}\ndata: {X-A: b}\n"
+	if text, _ = checkText(t, town, nil); !strings.Contains(text, `globalAllowedResponseHeaders does not list "X-A"`) {
+		t.Errorf("a field that may not be set:\n%s", text)
+	}
+	text, _ = checkText(t, town, func(c *IngressCheck) { c.Settings.ResponseHeaders = []string{"X-A"} })
+	if !strings.Contains(text, "ok   nginx.ingress.kubernetes.io/custom-headers: m") {
+		t.Errorf("a field that may be set:\n%s", text)
 	}
 }
 
@@ -152,7 +173,8 @@ func TestIngressCheckFindsPoliciesThatCut(t *testing.T) {
 
 // What can take the place of a snippet is written, and the rest is named.
 func TestIngressCheckTranslatesSnippets(t *testing.T) {
-	text, carries := checkText(t, strings.Replace(ingressTown, "nginx.ingress.kubernetes.io/custom-headers: x,",
+	text, carries := checkText(t, strings.Replace(ingressTown,
+		"nginx.ingress.kubernetes.io/opentelemetry-operation-name: x,",
 		`nginx.ingress.kubernetes.io/configuration-snippet: "more_set_headers 'X-A: b'; gzip on;", `+
 			`nginx.ingress.kubernetes.io/server-snippet: "add_header X-B c; return 403;",`, 1), nil)
 	for _, want := range []string{

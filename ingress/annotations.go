@@ -32,7 +32,8 @@ const (
 // annotations lists all annotations of ingress-nginx that Wayleave knows, by name.
 func annotations() []annotation {
 	return slices.SortedFunc(slices.Values(slices.Concat(routing(), redirects(), balancing(), canaries(), guards(),
-		moreGuards(), clientCerts(), endpointTLS(), cors(), limits(), edits(), retries(), others(), notBuilt())),
+		moreGuards(), clientCerts(), endpointTLS(), cors(), limits(), edits(), configMaps(), retries(), others(),
+		notBuilt())),
 		func(a, b annotation) int { return strings.Compare(a.name, b.name) })
 }
 
@@ -214,9 +215,6 @@ func ownAnnotations() []annotation {
 func notBuilt() []annotation {
 	const tracing = "traces are not supported; ingress.accessLog writes a line for each request"
 	return []annotation{
-		{name: "auth-proxy-set-headers",
-			note: "ConfigMaps are not read; write ingress.wayleave.dev/auth-request-headers"},
-		{name: "custom-headers", note: "ConfigMaps are not read; write ingress.wayleave.dev/response-headers"},
 		{name: "modsecurity-transaction-id", note: "there is no web application firewall"},
 		{name: "opentelemetry-operation-name", note: tracing}, {name: "opentelemetry-trust-incoming-span",
 			note: tracing}, {name: "opentracing-trust-incoming-span", note: tracing},
@@ -249,7 +247,7 @@ func list(v string) (out []string) {
 const (
 	maxAliases      = 32
 	maxAliasedPaths = 16384 // aliases × paths of one Ingress
-	maxFields       = 64
+	maxFields       = model.MaxFields
 	maxNetworks     = 1024
 	maxOrigins      = 256
 )
@@ -388,17 +386,20 @@ func authSecret(p *parser, v string) (err error) {
 }
 
 // secretName parses NAME or NAMESPACE/NAME of a Secret in the Ingress's own namespace.
-func secretName(i *model.Ingress, v string) (model.Name, error) {
+func secretName(i *model.Ingress, v string) (model.Name, error) { return ownName(i, v, "Secret") }
+
+// ownName parses NAME or NAMESPACE/NAME of an object in the Ingress's own namespace.
+func ownName(i *model.Ingress, v, kind string) (model.Name, error) {
 	ns, name, qualified := strings.Cut(v, "/")
 	if !qualified {
 		ns, name = i.Name.Namespace, v
 	}
 	if !isHost(name) {
-		return model.Name{}, fmt.Errorf("%q is not the name of a Secret", v)
+		return model.Name{}, fmt.Errorf("%q is not the name of a %s", v, kind)
 	}
 	if ns != i.Name.Namespace {
 		return model.Name{}, fmt.Errorf(
-			"%q is in another namespace; only Secrets of the Ingress's namespace are allowed", v)
+			"%q is in another namespace; only %ss of the Ingress's namespace are allowed", v, kind)
 	}
 	return model.Name{Namespace: ns, Name: name}, nil
 }

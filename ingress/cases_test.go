@@ -349,9 +349,10 @@ func ingressCases() []ingressCase {
 			problems: []string{
 				"auth-tls-secret]: Secret shop/ca does not exist; all paths of this Ingress answer 503"}},
 		{name: "what is not built is named", settings: own,
-			yaml: ing("a", []string{"custom-headers: shop/x", "configuration-snippet: more_set_headers x;",
+			yaml: ing("a", []string{"opentelemetry-operation-name: x", "configuration-snippet: more_set_headers x;",
 				"wrong-name: y", "ingress.wayleave.dev/z: 1"}, rules("a.example / P web:80")),
-			want: []string{"http://a.example/ = shop/web:80"}, problems: []string{"custom-headers]: is not built",
+			want: []string{"http://a.example/ = shop/web:80"},
+			problems: []string{"opentelemetry-operation-name]: is not built",
 				"configuration-snippet]: is not built", "wrong-name]: is not known",
 				"ingress.wayleave.dev/z]: Wayleave has no annotation of that name"}},
 		{name: "a snippet that denies is closed", settings: own,

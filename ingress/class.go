@@ -27,6 +27,8 @@ type Settings struct {
 	Default bool
 	// DefaultCertificate is a Secret for hosts without a certificate; zero for none.
 	DefaultCertificate model.Name
+	// ResponseHeaders are the fields that ConfigMaps of custom-headers may set, in any case.
+	ResponseHeaders []string
 	// HostsOfOneNamespace refuses rules for a host of another namespace.
 	HostsOfOneNamespace bool
 	// GlobalAuth is the authentication server of every Ingress without its own; nil for none.

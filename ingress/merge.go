@@ -45,6 +45,7 @@ type merger struct {
 	// shut are Ingresses whose paths answer 503 on this host.
 	shut     map[*model.Ingress]bool
 	tls      bool // an Ingress of the owner's namespace has a certificate for it
+	rsa      bool // the key of out.Certificate is one of RSA
 	problems map[model.Name][]model.Problem
 }
 
@@ -173,16 +174,29 @@ func (m *merger) certificate(i *model.Ingress) {
 				strings.Join(s.Names, ", "), m.name)
 			continue
 		}
-		if m.out.Certificate != "" && m.out.Certificate != key.String() {
-			m.bad(i, field, "%s already has the certificate of Secret %s, which an older Ingress names", m.name,
-				m.out.Certificate)
+		switch {
+		case m.out.Certificate == "":
+			m.out.Certificate, m.rsa = key.String(), s.RSA
+		case key.String() == m.out.Certificate || key.String() == m.out.OtherCertificate:
+		case m.out.OtherCertificate == "" && s.RSA != m.rsa:
+			m.out.OtherCertificate = key.String()
+		default:
+			m.bad(i, field, "%s already has the certificate of Secret %s, which an older Ingress or entry names",
+				m.name, m.sameKind(s.RSA))
 			continue
 		}
-		m.out.Certificate = key.String()
 		if q := m.p.validity(s, i.Name, field); q != nil && !slices.Contains(m.problems[i.Name], *q) {
 			m.problems[i.Name] = append(m.problems[i.Name], *q)
 		}
 	}
+}
+
+// sameKind returns the key of the host's certificate with the same kind of key.
+func (m *merger) sameKind(isRSA bool) string {
+	if isRSA != m.rsa && m.out.OtherCertificate != "" {
+		return m.out.OtherCertificate
+	}
+	return m.out.Certificate
 }
 
 // tlsOf returns the entries of the Ingress for the host: those that name it, otherwise those that name a wildcard

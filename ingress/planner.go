@@ -13,28 +13,47 @@ import (
 )
 
 // Kinds are the kinds that plans are made from.
-const Kinds = model.IngressKind | model.IngressClassKind | model.SecretKind | model.ServiceKind |
+const Kinds = model.IngressKind | model.IngressClassKind | NamedKinds | model.ServiceKind |
 	model.EndpointSliceKind | model.NamespaceKind
+
+// NamedKinds are the kinds of objects that Ingresses name and that are read by name.
+const NamedKinds = model.SecretKind | model.ConfigMapKind
+
+// Reference is a Secret or ConfigMap that an Ingress names.
+type Reference struct {
+	Kind model.Kind
+	Name model.Name
+}
+
+// isRead reports whether the object was read, or is known to be missing.
+func (n Reference) isRead(snap model.Snapshot) (ok bool) {
+	if n.Kind == model.ConfigMapKind {
+		_, ok = snap.ConfigMap(n.Name)
+		return ok
+	}
+	_, ok = snap.Secret(n.Name)
+	return ok
+}
 
 // Planner plans hosts, backends and certificates. It follows which Ingress touches what, so it works in rounds: see
 // reconcile.Planner.
 type Planner struct {
 	settings Settings
-	// Waits makes an Ingress wait for the Secrets that it names: until they have been read, or are known to be
-	// missing, its previous version stays active. The paths of a new Ingress are closed: ownership does not depend on
-	// when a Secret is read. Without Waits a Secret that is not in the model is missing. Set it before the first
-	// Keys.
+	// Waits makes an Ingress wait for the Secrets and ConfigMaps that it names: until they have been read, or are known
+	// to be missing, its previous version stays active. The paths of a new Ingress are closed: ownership does not
+	// depend on when an object is read. Without Waits an object that is not in the model is missing. Set it before the
+	// first Keys.
 	Waits   bool
-	waiting map[model.Name]map[model.Name]bool // Ingresses by Secret
-	// unread are active Ingresses with a Secret that has not been read yet.
+	waiting map[Reference]map[model.Name]bool // Ingresses by what they wait for
+	// unread are active Ingresses that name an object that has not been read yet.
 	unread map[model.Name]bool
 	// ours are the active Ingresses.
 	ours    map[model.Name]*model.Ingress
 	touched map[model.Name]*touched
-	// Users of objects: names of Ingresses by host, Service and Secret.
+	// Users of objects: names of Ingresses by host, Service, and Secret or ConfigMap.
 	hosts    map[string]map[model.Name]bool
 	services map[model.Name]map[model.Name]bool
-	secrets  map[model.Name]map[model.Name]bool
+	named    map[Reference]map[model.Name]bool
 	// shapes hold what paths depend on of the Services in use; endpoints are not part of it.
 	shapes map[model.Name]string
 	// ports are the requested backends, by Service.
@@ -59,7 +78,7 @@ type Planner struct {
 type touched struct {
 	hosts    []string
 	services []model.Name
-	secrets  []model.Name
+	named    []Reference
 	// aliases are the aliases of the first host.
 	first   string
 	aliases []string
@@ -67,10 +86,10 @@ type touched struct {
 
 // NewPlanner returns an empty planner.
 func NewPlanner(s Settings) *Planner {
-	return &Planner{settings: s, waiting: map[model.Name]map[model.Name]bool{}, unread: map[model.Name]bool{},
+	return &Planner{settings: s, waiting: map[Reference]map[model.Name]bool{}, unread: map[model.Name]bool{},
 		ours: map[model.Name]*model.Ingress{}, touched: map[model.Name]*touched{},
 		hosts:    map[string]map[model.Name]bool{},
-		services: map[model.Name]map[model.Name]bool{}, secrets: map[model.Name]map[model.Name]bool{},
+		services: map[model.Name]map[model.Name]bool{}, named: map[Reference]map[model.Name]bool{},
 		shapes: map[model.Name]string{}, ports: map[model.Name]map[portKey]bool{}, leaving: map[string]bool{},
 		now: time.Now, due: map[model.Name]time.Time{}, slept: make(chan time.Time, 1), wake: make(chan struct{}, 1)}
 }
@@ -104,6 +123,9 @@ func (p *Planner) Keys(snap model.Snapshot, c model.Changes) []Key {
 	}
 	for n := range c.Of(model.SecretKind) {
 		r.secret(n)
+	}
+	for n := range c.Of(model.ConfigMapKind) {
+		r.named(Reference{model.ConfigMapKind, n})
 	}
 	for n := range c.Of(model.ServiceKind) {
 		r.service(n)
@@ -155,19 +177,21 @@ func (r *round) ingress(n model.Name) {
 		for _, s := range t.services {
 			r.backends(s)
 		}
-		for _, s := range t.secrets {
-			r.keys[Key{CertificateKey, s.String()}] = true
+		for _, s := range t.named {
+			if s.Kind == model.SecretKind {
+				r.keys[Key{CertificateKey, s.Name.String()}] = true
+			}
 		}
 	}
 }
 
-// waits reports whether a Secret of the Ingress has not been read yet, and records which.
+// waits reports whether an object that the Ingress names has not been read yet, and records which.
 func (r *round) waits(i *model.Ingress) (yes bool) {
 	if !r.p.Waits {
 		return false
 	}
-	for _, s := range SecretsOf(i) {
-		if _, ok := r.snap.Secret(s); !ok {
+	for _, s := range named(i) {
+		if !s.isRead(r.snap) {
 			link(r.p.waiting, s, i.Name)
 			yes = true
 		}
@@ -211,7 +235,12 @@ func (r *round) secret(n model.Name) {
 	if n == r.p.settings.DefaultCertificate {
 		r.host("")
 	}
-	r.again(r.p.secrets[n])
+	r.named(Reference{model.SecretKind, n})
+}
+
+// named marks what depends on an object that Ingresses name.
+func (r *round) named(n Reference) {
+	r.again(r.p.named[n])
 	waiting := r.p.waiting[n]
 	delete(r.p.waiting, n)
 	for i := range waiting {
@@ -332,7 +361,7 @@ func (s Settings) backendsOf(i *model.Ingress) iter.Seq2[model.Name, model.Ingre
 
 // look lists what an Ingress uses.
 func (p *Planner) look(snap model.Snapshot, i *model.Ingress) *touched {
-	t := &touched{secrets: SecretsOf(i)}
+	t := &touched{named: named(i)}
 	add := func(h string) {
 		if !slices.Contains(t.hosts, h) {
 			t.hosts = append(t.hosts, h)
@@ -366,6 +395,17 @@ func (p *Planner) look(snap model.Snapshot, i *model.Ingress) *touched {
 		}
 	}
 	return t
+}
+
+// named returns the objects that an Ingress names.
+func named(i *model.Ingress) (out []Reference) {
+	for _, n := range SecretsOf(i) {
+		out = append(out, Reference{model.SecretKind, n})
+	}
+	for _, n := range ConfigMapsOf(i) {
+		out = append(out, Reference{model.ConfigMapKind, n})
+	}
+	return out
 }
 
 // SecretsOf returns the Secrets that an Ingress names. No others are read.
@@ -404,8 +444,8 @@ func (p *Planner) link(n model.Name, t *touched) {
 	for _, s := range t.services {
 		link(p.services, s, n)
 	}
-	for _, s := range t.secrets {
-		link(p.secrets, s, n)
+	for _, s := range t.named {
+		link(p.named, s, n)
 	}
 }
 
@@ -422,8 +462,8 @@ func (p *Planner) unlink(n model.Name, t *touched) {
 			delete(p.shapes, s)
 		}
 	}
-	for _, s := range t.secrets {
-		unlink(p.secrets, s, n)
+	for _, s := range t.named {
+		unlink(p.named, s, n)
 	}
 }
 
@@ -448,7 +488,7 @@ func (p *Planner) options(snap model.Snapshot, i *model.Ingress) *options {
 	}
 	o := parse(snap, p.settings, i)
 	if p.unread[i.Name] {
-		o.closed, o.problems = "its Secrets have not been read yet", nil
+		o.closed, o.problems = "its Secrets or ConfigMaps have not been read yet", nil
 	}
 	p.parsed[i.Name] = &o
 	return &o
@@ -482,7 +522,7 @@ func (p *Planner) Plan(snap model.Snapshot, k Key) (Plan, bool, []model.Problem)
 	case CertificateKey:
 		n := parseName(k.Name)
 		s, ok := secretOf(snap, n)
-		if _, named := p.secrets[n]; !ok || s.Chain == nil && s.CA == nil || !named &&
+		if _, named := p.named[Reference{model.SecretKind, n}]; !ok || s.Chain == nil && s.CA == nil || !named &&
 			n != p.settings.DefaultCertificate {
 			return Plan{}, false, nil
 		}

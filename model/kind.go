@@ -32,12 +32,15 @@ const (
 	// PeerSecretKind is Secrets of the namespace wayleave-peers, BGPRouteKind what this node has learned from peers.
 	PeerSecretKind
 	BGPRouteKind
+	// ConfigMapKind is ConfigMaps that Ingresses name.
+	ConfigMapKind
 )
 
 // kinds are the descriptors of all kinds. A kind is added by its constant, a file with its type and descriptor, and a
 // line here.
 var kinds = []described{services, endpointSlices, pods, nodes, namespaces, addressPools, networkPolicies, ingresses,
-	ingressClasses, secrets, serviceCIDRs, bgpPeers, bgpConfigurations, bgpAdvertisements, peerSecrets, bgpRoutes}
+	ingressClasses, secrets, serviceCIDRs, bgpPeers, bgpConfigurations, bgpAdvertisements, peerSecrets, bgpRoutes,
+	configMaps}
 
 // AllKinds is the set of all kinds.
 func AllKinds() (all Kind) {

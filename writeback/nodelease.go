@@ -129,14 +129,22 @@ type reported struct {
 const ingressKind = "Ingress"
 
 // Reportable reports whether an agent of the node may report the problem: problems of the node itself, and of fields
-// of Ingresses that name Secrets, which the writer cannot read.
+// of Ingresses that name Secrets and ConfigMaps, which the writer cannot read.
 func Reportable(q model.Problem, node string) bool {
-	return q.Kind == "Node" && q.Object.Name == node || q.Kind == ingressKind && NamesSecret(q.Field)
+	return q.Kind == "Node" && q.Object.Name == node || q.Kind == ingressKind && NamesObject(q.Field)
 }
 
-// NamesSecret reports whether a field of an Ingress names a Secret.
-func NamesSecret(field string) bool {
-	return strings.HasPrefix(field, "spec.tls[") || strings.HasSuffix(field, "/auth-secret")
+// NamesObject reports whether a field of an Ingress names a Secret or a ConfigMap.
+func NamesObject(field string) bool {
+	name, ok := strings.CutPrefix(field, "metadata.annotations[nginx.ingress.kubernetes.io/")
+	if !ok {
+		return strings.HasPrefix(field, "spec.tls[")
+	}
+	switch strings.TrimSuffix(name, "]") {
+	case "auth-secret", "auth-tls-secret", "proxy-ssl-secret", "custom-headers", "auth-proxy-set-headers":
+		return true
+	}
+	return false
 }
 
 // Report writes problems into the Lease: at most 32 that are Reportable, each text cut to 512 bytes. An empty list

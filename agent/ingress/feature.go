@@ -48,7 +48,9 @@ type Feature struct {
 	// Keeper opens the sockets of proxies. Prepare makes one for this node unless it is set.
 	Keeper  *handoff.Keeper[schema.Socket]
 	feed    *feed.Feed
-	secrets *kubesource.Secrets
+	secrets *kubesource.Named
+	// configMaps are those that Ingresses name.
+	configMaps *kubesource.Named
 	// serves says that the node is inside of ingress.nodeSelector, where that is set.
 	serves atomic.Bool
 
@@ -100,7 +102,8 @@ func (f *Feature) Prepare(_ context.Context, n *agent.Node) error {
 		f.Keeper = feed.NewKeeper(n.Run+handoverSocket, n.Log)
 	}
 	f.feed = feed.New(User, f.Keeper, n.Log)
-	f.secrets = &kubesource.Secrets{Client: n.Client.Interface, Store: n.Store, Log: n.Log}
+	f.secrets = kubesource.NewSecrets(n.Client.Interface, n.Store, n.Log)
+	f.configMaps = kubesource.NewConfigMaps(n.Client.Interface, n.Store, n.Log)
 	return nil
 }
 
@@ -123,6 +126,7 @@ func settings(cfg config.Config) ingress.Settings {
 	return ingress.Settings{
 		GlobalAuth: global,
 		AdoptNginx: c.AdoptNginx, Default: c.Default, HostsOfOneNamespace: c.HostsOfOneNamespace,
+		ResponseHeaders:    c.AllowedResponseHeaders,
 		DefaultCertificate: c.DefaultCertificate, ClusterDomain: cfg.ClusterDomain, AuthURLNetworks: c.AuthURLNetworks,
 	}
 }
@@ -142,8 +146,9 @@ func (f *Feature) Facts(n *agent.Node, snap model.Snapshot) []string {
 			ours++
 		}
 	}
-	out := []string{fmt.Sprintf("%d of %d Ingresses are ours, %d Secrets watched, %d proxies connected", ours,
-		snap.Count(model.IngressKind), f.secrets.Watched(), f.feed.Proxies())}
+	out := []string{fmt.Sprintf("%d of %d Ingresses are ours, %d Secrets and %d ConfigMaps watched, %d "+
+		"proxies connected", ours, snap.Count(model.IngressKind), f.secrets.Watched(), f.configMaps.Watched(),
+		f.feed.Proxies())}
 	f.mu.Lock()
 	refused := len(f.refused)
 	f.mu.Unlock()

@@ -11,14 +11,20 @@ import (
 	"wayleave.dev/reconcile"
 )
 
-// names has the Secrets watched that Ingresses of ours name, and no others.
+// names has the Secrets and ConfigMaps watched that Ingresses of ours name, and no others.
 func (f *Feature) names(ctx context.Context) error {
-	return secretLoop(f.node.Core, f.settings, f.secrets).Run(ctx)
+	return agent.All(ctx, secretLoop(f.node.Core, f.settings, f.secrets).Run,
+		namedLoop(f.node.Core, "ingress configmaps", f.settings, ingress.ConfigMapsOf, model.Name{}, f.configMaps).Run)
 }
 
 func secretLoop(c *agent.Core, s ingress.Settings,
 	target reconcile.Target[model.Name, []model.Name]) *reconcile.Loop[model.Name, []model.Name] {
-	const name = "ingress secrets"
+	return namedLoop(c, "ingress secrets", s, ingress.SecretsOf, s.DefaultCertificate, target)
+}
+
+// namedLoop plans the names of objects: those that Ingresses of ours name, and one of the settings, if there is one.
+func namedLoop(c *agent.Core, name string, s ingress.Settings, of func(*model.Ingress) []model.Name,
+	always model.Name, target reconcile.Target[model.Name, []model.Name]) *reconcile.Loop[model.Name, []model.Name] {
 	first := true
 	return &reconcile.Loop[model.Name, []model.Name]{
 		Name: name, Store: c.Store, Kinds: model.IngressKind | model.IngressClassKind, Target: target,
@@ -41,13 +47,13 @@ func secretLoop(c *agent.Core, s ingress.Settings,
 			return keys
 		}, func(snap model.Snapshot, n model.Name) ([]model.Name, bool, []model.Problem) {
 			if n == (model.Name{}) {
-				return []model.Name{s.DefaultCertificate}, s.DefaultCertificate != model.Name{}, nil
+				return []model.Name{always}, always != model.Name{}, nil
 			}
 			i, ok := snap.Ingress(n)
 			if !ok || !s.Ours(snap, i) {
 				return nil, false, nil
 			}
-			names := ingress.SecretsOf(i)
+			names := of(i)
 			return names, len(names) > 0, nil
 		}),
 		Equal: slices.Equal[[]model.Name],
@@ -57,7 +63,7 @@ func secretLoop(c *agent.Core, s ingress.Settings,
 // plan plans hosts, backends and certificates.
 func (f *Feature) plan(ctx context.Context) error {
 	planner := ingress.NewPlanner(f.settings)
-	planner.Waits = true // for f.secrets
+	planner.Waits = true // for f.secrets and f.configMaps
 	loop := &reconcile.Loop[ingress.Key, ingress.Plan]{
 		Name: "ingress", Store: f.node.Store, Kinds: ingress.Kinds, Planner: planner,
 		Equal:  ingress.Equal,

@@ -87,7 +87,7 @@ func (f *Feature) feedProxies(ctx context.Context) error {
 
 // Feed feeds the proxies that connect to the listener, from the objects of the store, until ctx ends.
 func (f *Feature) Feed(ctx context.Context, l *net.UnixListener) error {
-	return agent.All(ctx, f.secrets.Run, f.names, f.plan, f.listen, f.identify, f.outward,
+	return agent.All(ctx, f.secrets.Run, f.configMaps.Run, f.names, f.plan, f.listen, f.identify, f.outward,
 		func(ctx context.Context) error { return f.feed.Serve(ctx, l) })
 }
 

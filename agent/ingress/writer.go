@@ -38,16 +38,16 @@ func besideClass(other string) []model.Problem {
 			"ingressclass wayleave ingressclass.kubernetes.io/is-default-class=true", other)}}
 }
 
-// judge reports what is wrong with Ingresses, but for their Secrets: the writer reads none, and nodes that do report
-// those problems.
+// judge reports what is wrong with Ingresses, but for their Secrets and ConfigMaps: the writer reads none, and nodes
+// that do report those problems.
 func judge(ctx context.Context, c *agent.Cluster, s ingress.Settings) error {
-	c.Store.MarkSynced(model.SecretKind)
+	c.Store.MarkSynced(ingress.NamedKinds)
 	planner := ingress.NewPlanner(s)
 	find := func(snap model.Snapshot, k ingress.Key) []model.Problem {
 		_, _, problems := planner.Plan(snap, k)
 		good := problems[:0:0]
 		for _, q := range problems {
-			if !writeback.NamesSecret(q.Field) {
+			if !writeback.NamesObject(q.Field) {
 				good = append(good, q)
 			}
 		}
@@ -57,7 +57,7 @@ func judge(ctx context.Context, c *agent.Cluster, s ingress.Settings) error {
 	return agent.All(ctx, check.Run, planner.Run)
 }
 
-// reporters is how many nodes report problems of Secrets that Ingresses name: all nodes find the same.
+// reporters is how many nodes report problems of Secrets and ConfigMaps that Ingresses name: all nodes find the same.
 const reporters = 2
 
 // Reports implements agent.NodeReporter.

@@ -52,6 +52,25 @@ spec:
 ---
 apiVersion: networking.k8s.io/v1
 kind: Ingress
+metadata:
+  name: guarded
+  namespace: default
+  annotations:
+    nginx.ingress.kubernetes.io/auth-type: basic
+    nginx.ingress.kubernetes.io/auth-secret: gone
+    nginx.ingress.kubernetes.io/auth-tls-secret: default/gone
+    nginx.ingress.kubernetes.io/backend-protocol: HTTPS
+    nginx.ingress.kubernetes.io/proxy-ssl-secret: default/gone
+    nginx.ingress.kubernetes.io/auth-url: http://auth.example/
+    nginx.ingress.kubernetes.io/custom-headers: gone
+    nginx.ingress.kubernetes.io/auth-proxy-set-headers: gone
+spec:
+  ingressClassName: wayleave
+  rules: [{host: b.example, http: {paths: [{path: /, pathType: Prefix,
+    backend: {service: {name: web, port: {number: 80}}}}]}}]
+---
+apiVersion: networking.k8s.io/v1
+kind: Ingress
 metadata: {name: theirs, namespace: default}
 spec: {ingressClassName: other, defaultBackend: {service: {name: nowhere, port: {number: 80}}}}
 ---
@@ -71,7 +90,7 @@ metadata: {name: node2}
 status: {conditions: [{type: Ready, status: "True"}]}
 `
 
-// The writer finds by itself what is wrong with objects, and says nothing of Secrets, which
+// The writer finds by itself what is wrong with objects, and says nothing of Secrets and ConfigMaps, which
 // it cannot read; what a node reports of them is added, and goes when the writer is no
 // longer elected.
 func TestTheWriterFindsWhatIsWrongWithObjects(t *testing.T) {
@@ -92,8 +111,9 @@ func TestTheWriterFindsWhatIsWrongWithObjects(t *testing.T) {
 		}
 		return nil
 	})
-	if text := fmt.Sprint(c.Problems.List()); strings.Contains(text, "Secret") {
-		t.Errorf("the writer speaks of Secrets: %s", text)
+	if text := fmt.Sprint(c.Problems.List()); strings.Contains(text, "Secret") || strings.Contains(text,
+		"ConfigMap") {
+		t.Errorf("the writer speaks of Secrets or ConfigMaps: %s", text)
 	}
 	cancel()
 	<-done

@@ -64,8 +64,8 @@ func ListPolicies(ctx context.Context, at kubesource.Access, store *model.Store)
 	})
 }
 
-// ListIngress fills the store with all that Ingress and policies are about, and the Secrets that Ingresses of ours
-// name.
+// ListIngress fills the store with all that Ingress and policies are about, and the Secrets and ConfigMaps that
+// Ingresses of ours name.
 func ListIngress(ctx context.Context, at kubesource.Access, store *model.Store, s ingress.Settings) error {
 	client, err := at.Client()
 	if err != nil {
@@ -73,24 +73,28 @@ func ListIngress(ctx context.Context, at kubesource.Access, store *model.Store, 
 	}
 	log := slog.New(slog.DiscardHandler)
 	source := &kubesource.Source{Client: client, Store: store, Policies: true, Ingresses: true, Log: log}
-	secrets := &kubesource.Secrets{Client: client, Store: store, Log: log}
-	run := func(ctx context.Context) error { return agent.All(ctx, source.Run, secrets.Run) }
+	secrets, configMaps := kubesource.NewSecrets(client, store, log), kubesource.NewConfigMaps(client, store, log)
+	run := func(ctx context.Context) error { return agent.All(ctx, source.Run, secrets.Run, configMaps.Run) }
 	return during(ctx, run, func(ctx context.Context) error {
-		kinds := model.AllKinds() &^ (model.AddressPoolKind | model.SecretKind | model.BGPKinds | model.BGPRouteKind)
+		kinds := model.AllKinds() &^ (model.AddressPoolKind | ingress.NamedKinds | model.BGPKinds | model.BGPRouteKind)
 		if err := listed(ctx, store, kinds,
 			"Ingresses, their classes, Services, pods, nodes and policies"); err != nil {
 			return err
 		}
-		snap, named := store.Snapshot(), map[model.Name][]model.Name{}
+		snap := store.Snapshot()
+		named, maps := map[model.Name][]model.Name{}, map[model.Name][]model.Name{}
 		for i := range snap.Ingresses() {
 			if s.Ours(snap, i) {
-				named[i.Name] = ingress.SecretsOf(i)
+				named[i.Name], maps[i.Name] = ingress.SecretsOf(i), ingress.ConfigMapsOf(i)
 			}
 		}
 		if err := secrets.Sync(ctx, named); err != nil {
 			return err
 		}
-		return store.WaitSynced(ctx, model.SecretKind)
+		if err := configMaps.Sync(ctx, maps); err != nil {
+			return err
+		}
+		return store.WaitSynced(ctx, ingress.NamedKinds)
 	})
 }
 

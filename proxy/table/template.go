@@ -134,6 +134,9 @@ func variable(name string) (Part, error) {
 	if k, ok := named[strings.ToLower(name)]; ok {
 		return Part{Kind: k}, nil
 	}
+	if strings.EqualFold(name, "literal_dollar") { // of ingress-nginx: no other spelling of a dollar sign is text
+		return Part{Name: "$"}, nil
+	}
 	if strings.EqualFold(name, "content_type") {
 		return Part{Kind: HeaderField, Name: "content-type"}, nil
 	}

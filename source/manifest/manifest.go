@@ -100,6 +100,8 @@ func document(at *places, doc []byte) ([]func(*model.Writer), []model.Problem, e
 		return convert(at, doc, source.ServiceCIDR, (*model.Writer).PutServiceCIDR)
 	case "v1 Secret":
 		return convert(at, doc, source.Secret, (*model.Writer).PutSecret)
+	case "v1 ConfigMap":
+		return convert(at, doc, source.ConfigMap, (*model.Writer).PutConfigMap)
 	case api.GroupVersion + " " + api.AddressPoolKind:
 		return convert(at, doc, source.AddressPool, (*model.Writer).PutAddressPool)
 	case api.GroupVersion + " " + api.BGPPeerKind:
@@ -110,8 +112,8 @@ func document(at *places, doc []byte) ([]func(*model.Writer), []model.Problem, e
 		return convert(at, doc, source.BGPAdvertisement, (*model.Writer).PutBGPAdvertisement)
 	}
 	return nil, nil, fmt.Errorf("kind: %q of apiVersion %q is not used by Wayleave; Service, EndpointSlice, Pod, "+
-		"Node, Namespace, NetworkPolicy, Ingress, IngressClass, ServiceCIDR, Secret, AddressPool, BGPPeer, "+
-		"BGPConfiguration and BGPAdvertisement are", meta.Kind, meta.APIVersion)
+		"Node, Namespace, NetworkPolicy, Ingress, IngressClass, ServiceCIDR, Secret, ConfigMap, AddressPool, "+
+		"BGPPeer, BGPConfiguration and BGPAdvertisement are", meta.Kind, meta.APIVersion)
 }
 
 func list(at *places, doc []byte) ([]func(*model.Writer), []model.Problem, error) {
@@ -151,7 +153,7 @@ func defaulted(at *places, o any) {
 		}
 		o.Labels[corev1.LabelMetadataName] = o.Name
 	case *corev1.Service, *corev1.Pod, *discoveryv1.EndpointSlice, *networkingv1.NetworkPolicy, *networkingv1.Ingress,
-		*corev1.Secret:
+		*corev1.Secret, *corev1.ConfigMap:
 		if m.GetNamespace() == "" {
 			m.SetNamespace(metav1.NamespaceDefault)
 		}

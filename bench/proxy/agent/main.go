@@ -80,7 +80,7 @@ func run(ctx context.Context, master, socket, plain, encrypted, named string) er
 	defer cancel(nil)
 	var wg sync.WaitGroup
 	start := func(fn func(context.Context) error) { wg.Go(func() { cancel(fn(ctx)) }) }
-	secrets := &source.Secrets{Client: client, Store: store, Log: log}
+	secrets := source.NewSecrets(client, store, log)
 	names := map[model.Name][]model.Name{}
 	for n := range strings.SplitSeq(named, ",") {
 		if ns, name, ok := strings.Cut(n, "/"); ok {

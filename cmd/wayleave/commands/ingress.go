@@ -32,6 +32,7 @@ type ingressQuestion struct {
 	files               []string
 	requests            string
 	adopt, oneNamespace bool
+	headers             []string
 }
 
 func ingressCheckCommand() *cobra.Command {
@@ -68,6 +69,8 @@ func ingressCheckCommand() *cobra.Command {
 	c.Flags().BoolVar(&q.adopt, "adopt-nginx", true, "as with the setting ingress.adoptNginx")
 	c.Flags().BoolVar(&q.oneNamespace, "hosts-of-one-namespace", false,
 		"as with the setting ingress.hostsOfOneNamespace")
+	c.Flags().StringSliceVar(&q.headers, "allowed-response-headers", nil,
+		"as the setting ingress.globalAllowedResponseHeaders")
 	out.Flag(c)
 	at.Flags(c, "", "report only Ingresses of this namespace; default: all")
 	c.MarkFlagsMutuallyExclusive("namespace", "requests")
@@ -81,7 +84,7 @@ func (q ingressQuestion) answer(cmd *cobra.Command, at cli.Cluster) (text string
 	}
 	defer store.Close()
 	check := explain.IngressCheck{Settings: ingress.Settings{AdoptNginx: q.adopt, Default: true,
-		HostsOfOneNamespace: q.oneNamespace}, Namespace: at.Namespace, Now: time.Now()}
+		HostsOfOneNamespace: q.oneNamespace, ResponseHeaders: q.headers}, Namespace: at.Namespace, Now: time.Now()}
 	if len(q.files) > 0 {
 		err = objects.Read(store, cmd.InOrStdin(), nil, q.files...) // Ingresses keep their problems
 	} else {
@@ -92,14 +95,25 @@ func (q ingressQuestion) answer(cmd *cobra.Command, at cli.Cluster) (text string
 	}
 	check.Snapshot = store.Snapshot()
 	if len(q.files) > 0 {
-		check.NoSecrets, check.NoServices = check.Snapshot.Count(model.SecretKind) == 0,
-			check.Snapshot.Count(model.ServiceKind) == 0
+		none := func(k model.Kind) bool { return check.Snapshot.Count(k) == 0 }
+		check.NoSecrets, check.NoServices = none(model.SecretKind), none(model.ServiceKind)
+		check.NoConfigMaps = none(model.ConfigMapKind) && namesConfigMaps(check.Snapshot)
 	}
 	if q.requests != "" {
 		return play(cmd, check, q.requests)
 	}
 	text, carries = check.Text()
 	return text, carries, nil
+}
+
+// namesConfigMaps reports whether an Ingress names a ConfigMap.
+func namesConfigMaps(snap model.Snapshot) bool {
+	for i := range snap.Ingresses() {
+		if len(ingress.ConfigMapsOf(i)) > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // play compares how requests of a file are served.

@@ -26,14 +26,14 @@ func apiSecret(name, users string) *corev1.Secret {
 func shop(name string) model.Name { return model.Name{Namespace: "shop", Name: name} }
 
 // runSecrets runs Secrets until the test ends.
-func runSecrets(t *testing.T, client kubernetes.Interface) (*Secrets, *model.Store) {
+func runSecrets(t *testing.T, client kubernetes.Interface) (*Named, *model.Store) {
 	t.Helper()
 	store, err := model.NewStore()
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	s := &Secrets{Client: client, Store: store, Log: slog.New(slog.DiscardHandler)}
+	s := NewSecrets(client, store, slog.New(slog.DiscardHandler))
 	done := make(chan struct{})
 	go func() { defer close(done); _ = s.Run(ctx) }()
 	t.Cleanup(func() { cancel(); <-done; _ = store.Close() })
@@ -53,7 +53,7 @@ func TestOnlyNamedSecretsAreWatched(t *testing.T) {
 		shop("b"): {shop("users"), shop("closed")}}); err != nil {
 		t.Fatal(err)
 	}
-	within, stop := context.WithTimeout(ctx, secretWithin/2)
+	within, stop := context.WithTimeout(ctx, namedWithin/2)
 	defer stop()
 	if err := store.WaitSynced(within, model.SecretKind); err != nil {
 		t.Fatalf("the named Secrets were not read: %v", err)
@@ -95,7 +95,7 @@ func TestOnlyNamedSecretsAreWatched(t *testing.T) {
 		return nil
 	})
 	// A late word of an ended watch changes nothing.
-	if err := (&secretWatch{of: s, name: shop("users")}).Update(apiSecret("users", "eve:{SHA}z")); err != nil {
+	if err := (&namedWatch{all: s, name: shop("users")}).Update(apiSecret("users", "eve:{SHA}z")); err != nil {
 		t.Fatal(err)
 	}
 	if _, ok := store.Snapshot().Secret(shop("users")); ok {
@@ -147,6 +147,58 @@ func TestIngressesAreWatchedWhenTheyAreOn(t *testing.T) {
 	}
 	if off.Synced()&model.IngressKind != 0 {
 		t.Error("Ingresses were asked for though they are off")
+	}
+}
+
+// ConfigMaps are watched as Secrets are, and follow changes.
+func TestOnlyNamedConfigMapsAreWatched(t *testing.T) {
+	api, client := newFakeAPI(t)
+	configMap := func(name, value string) *corev1.ConfigMap {
+		return &corev1.ConfigMap{TypeMeta: metav1.TypeMeta{Kind: "ConfigMap", APIVersion: "v1"},
+			ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name}, Data: map[string]string{"X-A": value}}
+	}
+	api.refused = map[string]bool{"closed": true}
+	api.put(t, "configmaps", configMap("fields", "1"), "ADDED")
+	api.put(t, "configmaps", configMap("other", "1"), "ADDED")
+	store, err := model.NewStore()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	s := NewConfigMaps(client, store, slog.New(slog.DiscardHandler))
+	done := make(chan struct{})
+	go func() { defer close(done); _ = s.Run(ctx) }()
+	t.Cleanup(func() { cancel(); <-done; _ = store.Close() })
+	if err := s.Sync(ctx, map[model.Name][]model.Name{
+		shop("a"): {shop("fields"), shop("absent"), shop("closed")}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := store.WaitSynced(ctx, model.ConfigMapKind); err != nil {
+		t.Fatal(err)
+	}
+	if got, ok := store.Snapshot().ConfigMap(shop("fields")); !ok || got.Data["X-A"] != "1" {
+		t.Errorf("read %+v, %v", got, ok)
+	}
+	if got, ok := store.Snapshot().ConfigMap(shop("absent")); !ok || !got.Missing {
+		t.Errorf("the one that is not there is %+v, %v", got, ok)
+	}
+	if got, ok := store.Snapshot().ConfigMap(shop("closed")); !ok || !strings.Contains(got.Wrong, "cannot be read") {
+		t.Errorf("the one that may not be read is %+v, %v", got, ok)
+	}
+	watching(t, api, "configmaps")
+	testnet.Eventually(t, 30*time.Second, func() error {
+		api.put(t, "configmaps", configMap("fields", "2"), "MODIFIED")
+		if got, _ := store.Snapshot().ConfigMap(shop("fields")); got == nil || got.Data["X-A"] != "2" {
+			return fmt.Errorf("the ConfigMap is %+v", got)
+		}
+		return nil
+	})
+	api.mu.Lock()
+	defer api.mu.Unlock()
+	for q := range api.asked {
+		if !strings.Contains(q, "/namespaces/shop/configmaps metadata.name=") {
+			t.Errorf("asked for %s", q)
+		}
 	}
 }
 
@@ -203,7 +255,7 @@ func TestASecretStaysUntilTheNextIsRead(t *testing.T) {
 	if _, ok := store.Snapshot().Secret(shop("old")); !ok {
 		t.Error("the Secret from before is gone at once")
 	}
-	testnet.Eventually(t, 2*secretWithin, func() error {
+	testnet.Eventually(t, 2*namedWithin, func() error {
 		got, ok := store.Snapshot().Secret(shop("stuck"))
 		if _, old := store.Snapshot().Secret(shop("old")); !ok || old || !strings.Contains(got.Wrong,
 			"cannot be read: within 10s: ") || got.Missing {
