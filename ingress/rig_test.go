@@ -1,6 +1,7 @@
 package ingress
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -29,6 +30,12 @@ func pair(t testing.TB, until time.Time, names ...string) (chain, key []byte) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return pairOf(t, priv, until, names...)
+}
+
+// pairOf is a self-signed certificate of a key.
+func pairOf(t testing.TB, priv crypto.Signer, until time.Time, names ...string) (chain, key []byte) {
+	t.Helper()
 	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: names[0]}, DNSNames: names,
 		NotBefore: time.Now().Add(-48 * time.Hour), NotAfter: until}
 	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, priv.Public(), priv)
@@ -298,14 +305,14 @@ func answer(hosts map[string]*schema.Host, url string) string {
 func certificate(hosts map[string]*schema.Host, name string) string {
 	own, wild, rest, known := table.Make(nil, hosts).CertificateOf([]byte(name))
 	switch {
-	case own != "":
-		return own
-	case wild != "":
-		return "wildcard's " + wild
+	case own.First != "":
+		return own.First
+	case wild.First != "":
+		return "wildcard's " + wild.First
 	case known:
 		return "default"
-	case rest != "":
-		return rest
+	case rest.First != "":
+		return rest.First
 	}
 	return "default"
 }

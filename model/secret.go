@@ -14,6 +14,8 @@ type Secret struct {
 	Chain, Key  []byte
 	Names       []string
 	From, Until time.Time
+	// RSA says that the key is one of RSA.
+	RSA bool
 	// Users are password hashes by name, of a file of htpasswd in the key "auth"; UserMap
 	// those of a Secret with a key for each user (auth-secret-type auth-map).
 	Users, UserMap map[string]string

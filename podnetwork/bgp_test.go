@@ -163,3 +163,79 @@ func TestImportedNetworksInTheKernel(t *testing.T) {
 	way(t, m, "2001:db8:1::/48", "")
 	defaults(0)
 }
+
+// TestUpgradeFromBeforeBGPAndEncryption: nodes of an earlier version, which knows neither, publish no keys and no
+// routes. They get both settings node by node, under traffic, and strict encryption after that. Nothing is lost. An
+// uninstall leaves nothing of either.
+func TestUpgradeFromBeforeBGPAndEncryption(t *testing.T) {
+	c := newClusterWith(t, routes.Auto)
+	for i := range c.nodes {
+		n, _ := c.store.Snapshot().Node(fmt.Sprint("node", i+1))
+		now := *n
+		now.Ready = true
+		c.put(&now)
+	}
+	a, d := c.nodes[0].mustAdd("a"), c.nodes[1].mustAdd("d")
+	tell(d.ns)
+	e := newEncrypted()
+	again := func(m *machine, preferred bool) {
+		m.stop()
+		m.mode, m.encrypt = routes.BGP, e
+		e.preferred, e.strict = preferred, !preferred
+		m.start(c.store)
+	}
+	if err := c.store.SetBGPRoutes(nil); err != nil {
+		t.Fatal(err)
+	}
+	c.store.MarkSynced(routes.BGP.Kinds())
+	metered(t, a, []*pod{d}, 7000, func() {
+		again(c.nodes[0], true)
+		for f, ip := range d.ips { // the other node is reached as before
+			if out := wayTo(c.nodes[0], a.ips[f], ip); strings.Contains(out, "dev wayleave-wg") {
+				t.Errorf("an earlier version is reached by %s", out)
+			}
+		}
+		again(c.nodes[1], true)
+		learnAll(t, c.store)
+		awaitSessions(t, c.nodes)
+		for f := range 2 { // both kernels encrypt, before one of them takes nothing else
+			encryptedWay(t, c.nodes[0], a.ips[f], d.ips[f])
+			encryptedWay(t, c.nodes[1], d.ips[f], a.ips[f])
+		}
+		again(c.nodes[0], false)
+		again(c.nodes[1], false)
+	})
+	for f, ip := range d.ips {
+		encryptedWay(t, c.nodes[0], a.ips[f], ip)
+	}
+	for _, m := range c.nodes {
+		m.stop()
+		config := m.config(c.store)
+		m.ns.Must(func() error { return Uninstall(t.Context(), config) })
+		m.ns.Must(func() error {
+			left, err := Remains(t.Context(), config)
+			if len(left) > 0 {
+				t.Errorf("%s: left is %q", m.name, left)
+			}
+			return err
+		})
+		out := m.ns.Run("sh", "-c", "ip route show proto 87 table all; ip -6 route show proto 87 table all; "+
+			"ip rule; ip -6 rule; ip link; nft list tables")
+		for _, ours := range []string{"10.244.", "fd00:244:", "lookup 87", "wayleave"} {
+			if strings.Contains(out, ours) {
+				t.Errorf("%s: %s is left: %s", m.name, ours, out)
+			}
+		}
+	}
+}
+
+// encryptedWay waits until a node's kernel sends packets of a pod to another by WireGuard.
+func encryptedWay(t *testing.T, m *machine, from, to netip.Addr) {
+	t.Helper()
+	testnet.Eventually(t, 30*time.Second, func() error {
+		if out := wayTo(m, from, to); !strings.Contains(out, "dev wayleave-wg") {
+			return fmt.Errorf("%s: the way to %s is %s", m.name, to, out)
+		}
+		return nil
+	})
+}

@@ -3,7 +3,6 @@ package podnetwork
 import (
 	"context"
 	"errors"
-	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -32,6 +31,9 @@ type encryption struct {
 	// replaced is when this agent replaced a device's key: an older handshake is of no use.
 	replaced [plan.Devices]time.Time
 	usage    plan.Usage
+	former   plan.Former
+	// kept is since when a key is due that is not replaced, zero for not.
+	kept time.Time
 	// loosened are the numbers of the devices whose reverse paths are not checked.
 	loosened [plan.Devices]int
 	// held are nodes by the keys that are in force.
@@ -166,6 +168,11 @@ func (e *encryption) round(ctx context.Context, force bool) error {
 	}
 	errs := []error{err}
 	now := time.Now()
+	e.former.Look(snap, e.n.Node, e.n.podAddrs(), now)
+	if s := e.state.Load(); s != nil && !hasNode(snap, e.n.Node) {
+		// Devices and keys stay for the Node that comes back. Until then, pods of this node still run.
+		return e.guard.Set(ctx, plan.MakeGuarded(snap, e.n.Node, s.Routes, &e.former), force)
+	}
 	have, err := e.devices(ctx, now)
 	errs = append(errs, err, e.rotate(now))
 	var own [plan.Devices]wireguard.Key
@@ -186,7 +193,7 @@ func (e *encryption) round(ctx context.Context, force bool) error {
 	}
 	e.Keys.Publish(plan.Published{Keys: own, Ports: e.ports()})
 	next := e.decide(snap, peers, have, now)
-	if err := e.guard.Set(ctx, plan.MakeGuarded(snap, e.n.Node, next.Routes), force); err != nil {
+	if err := e.guard.Set(ctx, plan.MakeGuarded(snap, e.n.Node, next.Routes, &e.former), force); err != nil {
 		return errors.Join(append(errs, err)...)
 	}
 	e.tell(next, published[e.n.Node], plan.Published{Keys: own, Ports: e.ports()}, now)
@@ -201,6 +208,19 @@ func (e *encryption) round(ctx context.Context, force bool) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// podAddrs are the addresses of this node's pods.
+func (n *Network) podAddrs() (out []netip.Addr) {
+	for _, l := range n.leases.List() {
+		out = append(out, l.IPs...)
+	}
+	return out
+}
+
+func hasNode(snap model.Snapshot, name string) bool {
+	_, ok := snap.Node(name)
+	return ok
 }
 
 // forgetAfter is how long a node that has withdrawn its keys stays a peer: until then, no route leads to it any more.
@@ -251,42 +271,6 @@ func (e *encryption) devices(ctx context.Context, now time.Time) (out [plan.Devi
 		}
 	}
 	return out, errors.Join(errs...)
-}
-
-// rotate replaces the key that is due, once no node sends by its device any more.
-func (e *encryption) rotate(now time.Time) error {
-	i, due := e.rotation.Due(now)
-	s := e.state.Load()
-	if !due || s == nil {
-		e.report("encryption rotation", nil)
-		return nil
-	}
-	if slices.Contains(slices.Collect(maps.Values(s.Routes.Via)), plan.Device(i)) {
-		return nil // in use: the other device has no session with some node
-	}
-	if last, by := e.usage.Since(i); now.Sub(last) < e.rotation.Quiet() {
-		e.report("encryption rotation", e.kept(i, e.held[by]))
-		return nil
-	}
-	key, err := wireguard.NewKey()
-	if err != nil {
-		return err
-	}
-	e.private[i], e.replaced[i] = key, now
-	e.rotation.Done(now)
-	e.report("encryption rotation", nil)
-	e.n.Log.Info("a key of encryption is replaced", "device", plan.Device(i), "key", key.Public())
-	return nil
-}
-
-// kept reports a key that is not replaced while a node sends by its device. That is unusual only with a peer: an agent
-// that has just started waits as well.
-func (e *encryption) kept(i int, node string) []model.Problem {
-	if node == "" {
-		return nil
-	}
-	return []model.Problem{e.problem("podnetwork.keyRotation", fmt.Sprintf("the key of %s is kept: node %s still "+
-		"sends by it; look whether its agent runs, and whether the clocks of the nodes agree", plan.Device(i), node))}
 }
 
 // set makes a device what it is to be, and reads it.

@@ -2,17 +2,9 @@ package proxy
 
 import (
 	"bytes"
-	"context"
-	"crypto/hmac"
-	"crypto/rand"
-	"crypto/sha256"
 	"encoding/base64"
 	"errors"
-	"runtime"
-	"sync"
-	"time"
 
-	"wayleave.dev/proxy/htpasswd"
 	"wayleave.dev/proxy/message"
 	"wayleave.dev/proxy/schema"
 )
@@ -51,7 +43,8 @@ func (x *exchange) signedIn(a *schema.Auth) (bool, error) {
 			break
 		}
 	}
-	right, err := x.p.passwords.verify(x.ctx, hash, password)
+	who := guesser{x.match.Path.Namespace(), clientOf(x.who())}
+	right, err := x.p.passwords.verify(x.ctx, who, hash, password)
 	x.opt.signed = right && known && err == nil
 	return x.opt.signed, err
 }
@@ -85,87 +78,4 @@ func credentials(field []byte) (name, password []byte, ok bool) {
 		return nil, nil, false
 	}
 	return bytes.Cut(plain, []byte(":"))
-}
-
-// passwords compares passwords with hashes, and caches the results of slow comparisons for a while, by a keyed hash
-// that is useless elsewhere. At most half of the processors compare at a time, so that guessing passwords does not
-// block other requests. The zero value is ready.
-type passwords struct {
-	once  sync.Once
-	key   [sha256.Size]byte
-	slots chan struct{}
-
-	mu sync.Mutex
-	// right and wrong are separate, so that wrong results do not displace right ones.
-	right, wrong map[[sha256.Size]byte]struct{}
-}
-
-const (
-	maxRemembered = 4096
-	// maxWait is how long a request waits to be compared.
-	maxWait = 5 * time.Second
-)
-
-func (p *passwords) start() {
-	_, _ = rand.Read(p.key[:]) // never fails
-	p.slots = make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2))
-	p.right, p.wrong = map[[sha256.Size]byte]struct{}{}, map[[sha256.Size]byte]struct{}{}
-}
-
-// verify reports whether the password matches the hash; the error means that there was no time to check.
-func (p *passwords) verify(ctx context.Context, hash string, password []byte) (bool, error) {
-	if !htpasswd.Of(hash).Slow() || len(password) > htpasswd.MaxPassword {
-		return htpasswd.Verify(hash, password), nil
-	}
-	p.once.Do(p.start)
-	h := hmac.New(sha256.New, p.key[:])
-	_, _ = h.Write([]byte(hash))
-	_, _ = h.Write([]byte{0}) // no hash contains one
-	_, _ = h.Write(password)
-	k := [sha256.Size]byte(h.Sum(nil))
-	if right, known := p.remembered(k); known {
-		return right, nil
-	}
-	timer := time.NewTimer(maxWait)
-	defer timer.Stop()
-	select {
-	case p.slots <- struct{}{}:
-		defer func() { <-p.slots }()
-	case <-timer.C:
-		return false, errBusy
-	case <-ctx.Done():
-		return false, ctx.Err()
-	}
-	if right, known := p.remembered(k); known { // another request computed it meanwhile
-		return right, nil
-	}
-	right := htpasswd.Verify(hash, password)
-	p.remember(k, right)
-	return right, nil
-}
-
-func (p *passwords) remembered(k [sha256.Size]byte) (right, known bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if _, ok := p.right[k]; ok {
-		return true, true
-	}
-	_, ok := p.wrong[k]
-	return false, ok
-}
-
-func (p *passwords) remember(k [sha256.Size]byte, right bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	m := p.wrong
-	if right {
-		m = p.right
-	}
-	for old := range m {
-		if len(m) < maxRemembered {
-			break
-		}
-		delete(m, old)
-	}
-	m[k] = struct{}{}
 }

@@ -62,8 +62,7 @@ func TestEndpointsThatFail(t *testing.T) {
 		{"hangs", get, count(func(net.Conn) { time.Sleep(3 * time.Second) }), 504, 1},
 		{"hangs in the head", get, count(func(c net.Conn) {
 			_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\n")
-			time.Sleep(
-				3 * time.Second)
+			time.Sleep(3 * time.Second)
 		}), 504, 1},
 		{"hangs in the body", get, count(func(c net.Conn) {
 			_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc")
@@ -88,8 +87,10 @@ func TestEndpointsThatFail(t *testing.T) {
 		t.Run(x.name, func(t *testing.T) {
 			asked.Store(0)
 			r := newRig(t, func(r *rig) {
-				r.p.Timeouts.Read, r.settings.Failures = 200*time.Millisecond,
-					100
+				r.p.Timeouts.Read, r.settings.Failures = 30*time.Second, 100
+				if strings.HasPrefix(x.name, "hangs") {
+					r.p.Timeouts.Read = 200 * time.Millisecond
+				}
 			}, x.endpoint)
 			c := r.dial()
 			c.send("%s", x.request)

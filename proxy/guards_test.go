@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"context"
 	"encoding/base64"
 	"fmt"
 	"net/http"
@@ -135,11 +134,11 @@ func TestBasicAuthRemembers(t *testing.T) {
 	var p passwords
 	p.once.Do(p.start)
 	k := [32]byte{1}
-	p.remember(k, true)
+	p.keep(k, true)
 	for i := range 3 * maxRemembered {
-		p.remember([32]byte{2, byte(i), byte(i >> 8)}, false)
+		p.keep([32]byte{2, byte(i), byte(i >> 8)}, false)
 	}
-	if right, known := p.remembered(k); !right || !known || len(p.wrong) > maxRemembered {
+	if right, known := p.recall(k); !right || !known || len(p.wrong) > maxRemembered {
 		t.Errorf("%v %v, %d wrong ones are kept", right, known, len(p.wrong))
 	}
 }
@@ -314,35 +313,5 @@ func TestLimits(t *testing.T) {
 	}
 	if !l.take("x", who, 1e9, 0, now.Add(time.Hour)) || !l.take("x", netip.Addr{}, 1, 0, now) {
 		t.Error("refused")
-	}
-}
-
-// While all places are taken a comparison waits, and gives up with its request; what is
-// known needs no place.
-func TestPasswordsWaitForTheirTurn(t *testing.T) {
-	var p passwords
-	if right, err := p.verify(t.Context(), hashBcrypt, []byte("secret")); !right || err != nil {
-		t.Fatal(right, err)
-	}
-	for range cap(p.slots) {
-		p.slots <- struct{}{}
-	}
-	if right, err := p.verify(t.Context(), hashBcrypt, []byte("secret")); !right || err != nil {
-		t.Fatal(right, err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if right, err := p.verify(ctx, hashBcrypt, []byte("Secret")); right || err == nil {
-		t.Fatal(right, err)
-	}
-	if right, err := p.verify(ctx, hashSHA, []byte("secret")); !right || err != nil {
-		t.Fatal(right, err)
-	}
-	<-p.slots
-	if right, err := p.verify(t.Context(), hashBcrypt, []byte("Secret")); right || err != nil {
-		t.Fatal(right, err)
-	}
-	if len(p.slots) != cap(p.slots)-1 {
-		t.Error("a place was not given back")
 	}
 }

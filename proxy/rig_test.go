@@ -33,6 +33,8 @@ type rig struct {
 	// http2 has ask speak HTTP/2, plain or at the address tls by TLS.
 	http2 bool
 	tls   string
+	// sni is the name that a handshake of HTTP/2 requests.
+	sni string
 
 	mu      sync.Mutex
 	records []Record
@@ -218,7 +220,7 @@ func (r *rig) dial() *conn {
 		r.t.Fatal(err)
 	}
 	r.t.Cleanup(func() { c.Close() })
-	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(time.Minute))
 	if r.http2 && r.addr == r.tls {
 		c = tls.Client(c, &tls.Config{InsecureSkipVerify: true})
 	}

@@ -1,6 +1,7 @@
 package source
 
 import (
+	"crypto/rsa"
 	"encoding/pem"
 	"fmt"
 	"strings"
@@ -95,6 +96,7 @@ func certificate(out *model.Secret, chain, key []byte) error {
 	for _, n := range leaf.DNSNames {
 		out.Names = append(out.Names, strings.ToLower(n))
 	}
+	_, out.RSA = leaf.PublicKey.(*rsa.PublicKey)
 	out.From, out.Until = leaf.NotBefore, leaf.NotAfter
 	for _, der := range pair.Certificate {
 		out.Chain = append(out.Chain, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)

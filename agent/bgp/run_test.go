@@ -23,8 +23,9 @@ import (
 // The test's binary is the test, the agent of a node, and the process that the agent starts.
 func TestMain(m *testing.M) {
 	testnet.Main(m, map[string]func(*slog.Logger) error{
-		"bgp":   func(*slog.Logger) error { return speaker.Main() },
-		"agent": func(log *slog.Logger) error { return node(log, os.Args[2]) },
+		"bgp":     func(*slog.Logger) error { return speaker.Main() },
+		"agent":   func(log *slog.Logger) error { return node(log, os.Args[2]) },
+		"routing": func(log *slog.Logger) error { return routingNode(log, os.Args[2], os.Args[3]) },
 	})
 }
 

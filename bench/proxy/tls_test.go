@@ -101,8 +101,8 @@ func TestTLS(t *testing.T) {
 		secrets.same, secrets.all, secrets.ours, secrets.others, keypair.MaxCertificates, keypair.MaxChain>>10,
 		keypair.MinRSA, keypair.MaxRSA)
 	page.Table(append([][]string{{"pair", "Wayleave", "nginx", "why"}}, secrets.rows...))
-	page.Text("A host has one certificate: if there are two, such as ECDSA and RSA, the Secret of the oldest Ingress " +
-		"is used, and an Event names the other one. ingress-nginx has one for each host, too.")
+	page.Text("A host may have two certificates, one with a key of RSA and one without: a client gets the one " +
+		"that it can use. ingress-nginx has one for each host; nginx has both, by two directives ssl_certificate.")
 	page.Text("## Endpoints")
 	page.Text("The certificate of an endpoint is not verified, as in ingress-nginx by default. %d of %d endpoints "+
 		"have the same answer. nginx reaches %d by default that Wayleave does not; Wayleave reaches %d that nginx "+

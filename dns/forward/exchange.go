@@ -16,6 +16,9 @@ import (
 // tcpReserve is the time that is left if TCP fails: for further datagrams, and to answer with the result of UDP.
 const tcpReserve = 300 * time.Millisecond
 
+// tcpTrial is how long a server has to answer by TCP a query that depends on no zone.
+const tcpTrial = 2 * time.Second
+
 // largestUDP is requested by UDP if TCP is closed: larger answers arrive in fragments, which is better than no answer.
 const largestUDP = 4096
 
@@ -56,7 +59,7 @@ func (u *remote) exchange(ctx context.Context, q *dns.Msg, later int) (*dns.Msg,
 		if got, err = u.sure(ctx, f, q, got); err != nil {
 			return nil, err
 		}
-		u.prove(schema.LackLetters, lackProofs, u.now())
+		u.proveOfZone(schema.LackLetters, lackProofs)
 	}
 	if got, f = u.understood(ctx, f, q, got); got.Truncated && !u.TLS {
 		got = u.whole(ctx, f, q, got)
@@ -98,7 +101,7 @@ func (u *remote) speak(ctx context.Context, f form, q *dns.Msg) (*dns.Msg, form,
 	}
 	alone := f.mixed || !u.mixes() || !hasLetters(q.Question[0].Name) // nothing else was left out
 	if err == nil && !f.edns && alone && u.isSilent(u.now()) && !u.lacks(schema.LackEDNS, u.now()) {
-		u.prove(schema.LackEDNS, lackProofs, u.now())
+		u.proveOfZone(schema.LackEDNS, lackProofs)
 	}
 	return got, f, err
 }
@@ -109,7 +112,7 @@ func (u *remote) malformed(ctx context.Context, f form, q, got *dns.Msg, why err
 		plain := form{mixed: f.mixed}
 		again, err := u.put(ctx, u.network(), plain, q, wire.MaxUDP)
 		if err == nil {
-			u.prove(schema.LackEDNS, lackProofs, u.now())
+			u.proveOfZone(schema.LackEDNS, lackProofs)
 			return again, plain, nil
 		}
 		if errors.Is(err, errLetters) {
@@ -193,21 +196,21 @@ func (u *remote) understood(ctx context.Context, f form, q, got *dns.Msg) (*dns.
 			better, w, err = u.speak(ctx, w, q)
 		}
 		if err == nil && rank(better) >= rank(plain) {
-			u.prove(schema.LackEDNS, lackProofs, u.now())
+			u.proveOfZone(schema.LackEDNS, lackProofs)
 			return better, w
 		}
 	}
 	if plain, err = u.sure(ctx, p, q, plain); err != nil {
 		return got, f
 	}
-	u.prove(schema.LackLetters, 1, u.now())
+	u.proveOfZone(schema.LackLetters, 1)
 	if f.edns && !p.edns {
 		p.edns = true
 		if with, err := u.put(ctx, u.network(), p, q, wire.MaxUDP); err == nil && rank(with) >= rank(plain) {
 			return with, p
 		}
 		p.edns = false
-		u.prove(schema.LackEDNS, lackProofs, u.now())
+		u.proveOfZone(schema.LackEDNS, lackProofs)
 	}
 	return plain, p
 }
@@ -287,10 +290,44 @@ func (u *remote) overTCP(ctx context.Context, f form, q *dns.Msg) (got *dns.Msg,
 	switch {
 	case err == nil:
 		u.disprove(schema.LackTCP)
-	case ctx.Err() == nil:
+	case ctx.Err() != nil:
+	case errors.Is(err, errConnect):
 		u.prove(schema.LackTCP, lackProofs, u.now())
+	default:
+		u.tryTCP()
 	}
 	return got, kept, err
+}
+
+// tryTCP checks in the background whether the server answers by TCP at all: that it left one query unanswered may be
+// the fault of the servers of its zone, which a pod may own.
+func (u *remote) tryTCP() {
+	if !u.tryingTCP.CompareAndSwap(false, true) {
+		return
+	}
+	go func() {
+		defer u.tryingTCP.Store(false)
+		ctx, cancel := context.WithTimeout(u.ctx, tcpTrial)
+		defer cancel()
+		_, err := u.put(ctx, "tcp", form{}, new(dns.Msg).SetQuestion(".", dns.TypeNS), wire.MaxUDP)
+		switch {
+		case err == nil: // also an error code
+			u.disprove(schema.LackTCP)
+		case u.ctx.Err() == nil:
+			u.prove(schema.LackTCP, lackProofs, u.now())
+		}
+	}()
+}
+
+// proveOfZone counts a sign of a limitation that the servers of the queried zone may have caused. If the server has
+// shown for another name that it lacks nothing, the sign counts nothing: a pod may own the zone, and all pods share the
+// server.
+func (u *remote) proveOfZone(l schema.Lack, needed int) {
+	now := u.now()
+	known := l == schema.LackEDNS && u.knowsEDNS(now) || l == schema.LackLetters && u.knowsLetters(".", now)
+	if !known {
+		u.prove(l, needed, now)
+	}
 }
 
 func (u *remote) network() string {

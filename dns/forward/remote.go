@@ -56,8 +56,10 @@ type remote struct {
 	now func() time.Time
 	// plain means that the settings require names in lower case.
 	plain  atomic.Bool
-	trying atomic.Bool          // one zone is tested at a time
-	tried  map[string]time.Time // by zone; used by the testing goroutine
+	trying atomic.Bool // one zone is tested at a time
+	// tryingTCP means that a query by TCP is in progress that shows whether the server lacks TCP.
+	tryingTCP atomic.Bool
+	tried     map[string]time.Time // by zone; used by the testing goroutine
 
 	// Counters for metrics.
 	asked, failed, probes atomic.Uint64
@@ -233,7 +235,7 @@ func (u *remote) over(ctx context.Context, network string, ask *dns.Msg) (*dns.M
 	conn, err := u.dial(limit, network, u.Addr.String())
 	cancel()
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: %w", errConnect, err)
 	}
 	defer conn.Close()
 	return converse(ctx, conn, ask, network == "udp")
@@ -303,6 +305,8 @@ var (
 	errLetters = errors.New("it does not keep the letters of names")
 	// errID means an answer to another query, or a forged one.
 	errID = errors.New("an answer with another id")
+	// errConnect means that no connection was opened.
+	errConnect = errors.New("it cannot be reached")
 	// errMalformed means an answer to the question that cannot be parsed.
 	errMalformed = errors.New("its answer is malformed")
 )

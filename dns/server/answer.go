@@ -24,6 +24,25 @@ type Resolver struct {
 	Servers []netip.Addr
 	// Walks are the walks that Autopath has seen begin; nil records none.
 	Walks *Walks
+	// Size is the longest reply that the client can get, in bytes; 0 for no limit. No records are made that cannot fit.
+	Size int
+}
+
+// Minimum sizes of records, with a pointer as owner (RFC 1035, 4.1.4) and the shortest target.
+const (
+	leastPTR = 14
+	leastSRV = 19
+)
+
+// fitting returns the records of a list for which a reply may have room, from a random one on: a client gets few bytes
+// for few bytes of work. least is the minimum size of one.
+func fitting[T any](r *Resolver, m *dns.Msg, list []T, least int) []T {
+	list = wire.Rotated(list)
+	if most := r.Size/least + 1; r.Size > 0 && len(list) > most {
+		m.Truncated = true
+		list = list[:most]
+	}
+	return list
 }
 
 // Resolve makes the reply to a query. It never fails: a query that cannot be answered gets a response code.
@@ -99,7 +118,7 @@ func (r *Resolver) pointer(m *dns.Msg, a netip.Addr) bool {
 	m.Authoritative = true
 	q := m.Question[0]
 	if q.Qtype == dns.TypePTR {
-		for _, n := range names {
+		for _, n := range fitting(r, m, names, leastPTR) {
 			m.Answer = append(m.Answer, &dns.PTR{Hdr: wire.Header(q.Name, dns.TypePTR), Ptr: wire.ToText(n) + "." +
 				r.Domains[0]})
 		}
@@ -182,16 +201,18 @@ func (r *Resolver) services(m *dns.Msg, domain string, list []zone.SRV) {
 	if len(list) == 0 {
 		return
 	}
-	list = wire.Rotated(list)
-	seen := map[string]bool{}
-	for _, s := range list {
+	weight, seen := wire.Weight(len(list)), map[string]bool{}
+	for _, s := range fitting(r, m, list, leastSRV) {
 		target := wire.ToText(s.Target) + "." + domain
 		m.Answer = append(m.Answer, &dns.SRV{Hdr: wire.Header(m.Question[0].Name, dns.TypeSRV), Priority: 0,
-			Weight: wire.Weight(len(list)), Port: s.Port, Target: target})
+			Weight: weight, Port: s.Port, Target: target})
 		if seen[target] {
 			continue
 		}
 		seen[target] = true
+		if m.Truncated {
+			continue // there is no room for addresses
+		}
 		if n, ok := r.Zone.LookWire(s.Target); ok {
 			m.Extra = append(m.Extra, wire.Addresses(target, dns.TypeA, n.Addrs)...)
 			m.Extra = append(m.Extra, wire.Addresses(target, dns.TypeAAAA, n.Addrs)...)

@@ -20,6 +20,8 @@ const (
 	// askTime is the time that each connection has to send a query, and then to be answered, before it can be closed
 	// for one of another source. A query has usually arrived when the connection is accepted.
 	askTime = 50 * time.Millisecond
+	// manyConns of one source are more than resolvers need at a time: they have no such time.
+	manyConns = 8
 )
 
 // connections are the TCP connections of all sockets. If a source has its maximum, its idlest connection is closed for
@@ -60,7 +62,7 @@ func (l *connections) add(c *tcpConn) {
 	case len(l.sources[c.source]) >= l.mostEach:
 		l.evict(idlest(l.sources[c.source]))
 	case l.all >= l.most:
-		l.makeRoom()
+		l.makeRoom(c.source)
 	}
 	if l.sources[c.source] == nil {
 		l.sources[c.source] = map[*tcpConn]struct{}{}
@@ -101,12 +103,20 @@ func (l *connections) progress(c *tcpConn) bool {
 	return true
 }
 
-// makeRoom closes the victim after its askTime, unless another connection ends earlier. It waits no longer than
-// askTime: connections that send queries without a pause would keep all others out.
-func (l *connections) makeRoom() {
+// makeRoom closes a connection for one of a source, which is not valid if unknown. A victim of a source with few is
+// closed after its askTime, unless another connection ends earlier; it waits no longer than askTime: connections that
+// send queries without a pause would keep all others out.
+func (l *connections) makeRoom(source netip.Addr) {
 	begin := time.Now()
 	for all := l.all; l.all > 0 && l.all >= all; {
-		v := l.victim()
+		v, n := l.victim()
+		if n >= manyConns {
+			if own := l.sources[source]; len(own) >= n { // the flood pays itself
+				v = idlest(own)
+			}
+			l.evict(v)
+			return
+		}
 		rest := askTime - max(time.Since(v.since), time.Since(begin))
 		if rest <= 0 {
 			l.evict(v)
@@ -122,18 +132,23 @@ func (l *connections) makeRoom() {
 func (l *connections) relieve() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.makeRoom()
+	l.makeRoom(netip.Addr{})
 }
 
-// victim returns the idlest connection of the source with the most.
-func (l *connections) victim() (out *tcpConn) {
-	most := 0
+// victim returns the idlest connection of the source with the most, and their number.
+func (l *connections) victim() (out *tcpConn, most int) {
 	for _, list := range l.sources {
-		if c := idlest(list); len(list) > most || len(list) == most && c.since.Before(out.since) {
-			out, most = c, len(list)
+		most = max(most, len(list))
+	}
+	for _, list := range l.sources {
+		if len(list) < most {
+			continue
+		}
+		if c := idlest(list); out == nil || c.since.Before(out.since) {
+			out = c
 		}
 	}
-	return out
+	return out, most
 }
 
 func idlest(list map[*tcpConn]struct{}) (out *tcpConn) {

@@ -13,6 +13,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
+	"strconv"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -85,6 +88,9 @@ func newHostileRig(t *testing.T, before ...string) (*rig, int) {
 	}
 	r := newRig(t)
 	r.node.Route("10.8.0.0/15", "10.7.0.2")
+	for _, a := range goodPods[1:] {
+		r.client.Addr("eth0", a+"/32")
+	}
 	for i := range 64 {
 		r.client.Addr("eth0", fmt.Sprintf("10.8.0.%d/32", i+1))
 		r.client.Addr("eth0", fmt.Sprintf("10.9.0.%d/32", i+1))
@@ -136,15 +142,15 @@ const patient = 30 * time.Second
 
 // wellBehaved asks for a name of the cluster by TCP and by UDP, and for one outside. A datagram is sent
 // three times at the most, as resolvers do.
-func (r *rig) wellBehaved() error {
+func (r *rig) wellBehaved(from string) error {
 	for _, q := range []struct{ network, name, want string }{
 		{"tcp", backendName, "NOERROR: A 10.96.100.50"}, {"udp", backendName, "NOERROR: A 10.96.100.50"},
 		{"udp", "www.good.example.", dnstest.TellsOne},
 		{"tcp", fmt.Sprintf("n%d.good.example.", time.Now().UnixNano()), dnstest.TellsOne},
 	} {
-		m, err := r.askFor(patient, q.network, q.name)
+		m, err := r.askFor(from, q.network, q.name)
 		for try := 1; err != nil && q.network == "udp" && try < 3; try++ {
-			m, err = r.askFor(patient, q.network, q.name)
+			m, err = r.askFor(from, q.network, q.name)
 		}
 		if err != nil {
 			return fmt.Errorf("%s by %s: %w", q.name, q.network, err)
@@ -156,13 +162,13 @@ func (r *rig) wellBehaved() error {
 	return nil
 }
 
-func (r *rig) askFor(d time.Duration, network, name string) (*dns.Msg, error) {
-	conn, err := r.client.DialFrom(network, "10.7.0.2:0", "10.7.0.1:53", d)
+func (r *rig) askFor(from, network, name string) (*dns.Msg, error) {
+	conn, err := r.client.DialFrom(network, from+":0", "10.7.0.1:53", patient)
 	if err != nil {
 		return nil, err
 	}
 	defer conn.Close()
-	c := dns.Client{Net: network, Timeout: d}
+	c := dns.Client{Net: network, Timeout: patient}
 	m, _, err := c.ExchangeWithConn(new(dns.Msg).SetQuestion(name, dns.TypeA), &dns.Conn{Conn: conn})
 	return m, err
 }
@@ -201,11 +207,11 @@ func TestHostileConnections(t *testing.T) {
 		})
 	}
 	t.Run("half-open", func(t *testing.T) {
-		c, stop := hostile.Ask(t, 20*time.Millisecond, r.wellBehaved)
+		good := r.pods(t)
 		for range 20 {
 			hostile.HalfOpen(t, r.client, netip.MustParsePrefix("10.8.64.0/18"), netip.MustParseAddrPort(node), 1000)
 		}
-		r.served(t, pid, c, stop)
+		r.served(t, pid, good)
 	})
 }
 
@@ -221,31 +227,111 @@ func (r *rig) meanwhile(t *testing.T, pid int, f *hostile.Flood, n int) {
 		}
 		return nil
 	})
-	c, end := hostile.Ask(t, 20*time.Millisecond, r.wellBehaved)
-	r.served(t, pid, c, end)
+	r.served(t, pid, r.pods(t))
 	t.Logf("%d opened, %d open, %d closed by the server, %d KiB sent", f.Opened(), f.Open(), f.Closed(), f.Sent()>>10)
 	stop()
 }
 
-// served waits for 20 requests, and says what is wrong with them or with the process.
-func (r *rig) served(t *testing.T, pid int, c *hostile.Client, stop func()) {
+// pods starts well-behaved pods.
+func (r *rig) pods(t *testing.T) (out []good) {
+	for _, from := range goodPods {
+		client, stop := hostile.Ask(t, 20*time.Millisecond, func() error { return r.wellBehaved(from) })
+		out = append(out, good{client, stop})
+	}
+	return out
+}
+
+// goodPods are the addresses of well-behaved pods.
+var goodPods = []string{"10.7.0.2", "10.7.0.3", "10.7.0.4", "10.7.0.5"}
+
+type good struct {
+	*hostile.Client
+	stop func()
+}
+
+// served waits until the pods have asked 20 times together, and each at least once, and says what is wrong with them
+// or with the process.
+func (r *rig) served(t *testing.T, pid int, pods []good) {
 	t.Helper()
 	testnet.Eventually(t, 300*time.Second, func() error {
-		if n, _, err := c.Counts(); n < 20 {
-			return fmt.Errorf("the well-behaved client asked %d times: %w", n, err)
+		all := 0
+		for _, c := range pods {
+			n, _, err := c.Counts()
+			if n == 0 {
+				return errors.New("a well-behaved pod has no answer yet")
+			}
+			if all += n; err != nil {
+				return err
+			}
+		}
+		if all < 20 {
+			return fmt.Errorf("the well-behaved pods asked %d times", all)
 		}
 		return nil
 	})
-	stop()
-	n, failed, err := c.Counts()
-	if failed > 0 {
-		t.Errorf("the well-behaved client got no answer %d times of %d: %v", failed, n, err)
+	var slowest time.Duration
+	for _, c := range pods {
+		c.stop()
+		if n, failed, err := c.Counts(); failed > 0 {
+			t.Errorf("a well-behaved pod got no answer %d times of %d: %v", failed, n, err)
+		}
+		slowest = max(slowest, c.Slowest())
 	}
 	peak := hostile.Peak(t, pid)
 	if peak > hostilePeak {
 		t.Errorf("the process took %d MiB, %d are allowed", peak>>20, hostilePeak>>20)
 	}
-	t.Logf("peak %d MiB of %d, slowest of %d rounds %v", peak>>20, hostilePeak>>20, n, c.Slowest())
+	t.Logf("peak %d MiB of %d, slowest round %v", peak>>20, hostilePeak>>20, slowest)
+}
+
+// Clients that send queries without a pause take turns with others: a new client is answered when each of them has been
+// answered a few times, not when they have used up the scheduler's time slices.
+func TestHostilePipelines(t *testing.T) {
+	r, _ := newHostileRig(t)
+	const clients, turns, rounds = 1000, 16, 9
+	f := &hostile.Flood{NS: r.client, Target: "10.7.0.1:53", Sources: addrsFrom("10.8.0.1", 64), Connections: clients,
+		Do: hostile.Bytes(nil, framed(t, backendName), false)}
+	stop := f.Start(t)
+	defer stop()
+	testnet.Eventually(t, 60*time.Second, func() error {
+		if f.Open() < clients/2 {
+			return fmt.Errorf("%d connections are open", f.Open())
+		}
+		return nil
+	})
+	var others []int
+	for range rounds {
+		before := r.answeredByTCP(t)
+		if _, err := r.askFor(goodPods[0], "tcp", backendName); err != nil {
+			t.Fatal(err)
+		}
+		others = append(others, r.answeredByTCP(t)-before)
+	}
+	slices.Sort(others)
+	t.Logf("answers to others meanwhile: %d", others)
+	if n := others[rounds/2]; n > turns*clients {
+		t.Errorf("others got %d answers before a new client got one; at most %d are expected", n, turns*clients)
+	}
+}
+
+// answeredByTCP returns how many queries came by TCP so far.
+func (r *rig) answeredByTCP(t *testing.T) (n int) {
+	t.Helper()
+	text, err := r.get("/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(text) {
+		if name, value, _ := strings.Cut(line, " "); strings.HasPrefix(name, "coredns_dns_requests_total{") &&
+			strings.Contains(name, `proto="tcp"`) {
+			v, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			n += int(v)
+		}
+	}
+	return n
 }
 
 // A process that runs out of files serves on: the idlest connections make room, and half of the files are for
@@ -292,8 +378,7 @@ func TestHostileNames(t *testing.T) {
 				}
 				return nil
 			})
-			c, end := hostile.Ask(t, 20*time.Millisecond, r.wellBehaved)
-			r.served(t, pid, c, end)
+			r.served(t, pid, r.pods(t))
 			stop()
 		})
 	}

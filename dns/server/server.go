@@ -178,7 +178,7 @@ func (s *Server) ofCaller(client netip.Addr, q *wire.Question, domains []wire.Do
 }
 
 // reply is the slow path: it makes the reply to a query of an allowed client.
-func (s *Server) reply(q *dns.Msg, client netip.Addr, network string, t *tally) *dns.Msg {
+func (s *Server) reply(q *dns.Msg, client netip.Addr, by transport) *dns.Msg {
 	start := time.Now()
 	ctx, cancel := context.WithTimeout(context.Background(), forward.Patience)
 	defer cancel()
@@ -197,20 +197,22 @@ func (s *Server) reply(q *dns.Msg, client netip.Addr, network string, t *tally) 
 	if len(logs) > 0 {
 		ctx, sources = traced(ctx)
 	}
-	m := s.resolve(ctx, q, from)
+	m := s.resolve(ctx, q, from, by.size(q))
 	if len(logs) > 0 {
-		put(logs, logLine(start, client, from, network, m, sources.String()))
+		put(logs, logLine(start, client, from, by.network, m, sources.String()))
 	}
+	t := by.tally(s)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.query(qtype, m.Rcode, time.Since(start))
 	return m
 }
 
-// resolve makes the reply to a query of the caller.
-func (s *Server) resolve(ctx context.Context, q *dns.Msg, from schema.Caller) *dns.Msg {
+// resolve makes the reply to a query of the caller, who can get size bytes; 0 for no limit.
+func (s *Server) resolve(ctx context.Context, q *dns.Msg, from schema.Caller, size int) *dns.Msg {
 	set := s.settings.Load()
 	r := *s.resolver
+	r.Size = size
 	r.Domains, r.Pods, r.Servers = set.Domains, set.Pods, set.VIPs
 	m := r.Resolve(ctx, q)
 	if set.Autopath && r.Autopath(ctx, q, m, from, set.Search) {

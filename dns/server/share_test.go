@@ -131,6 +131,32 @@ func TestConnectionsMakeRoom(t *testing.T) {
 	expect("files run out", []*tcpConn{b, c, d, e}, []*tcpConn{a1})
 }
 
+// A source with many connections pays for its next one itself, and at once, though another one's are idler.
+func TestAFloodPaysItself(t *testing.T) {
+	l := newConnections(2*manyConns, 2*manyConns)
+	add := func(source string) *tcpConn {
+		_, server := testnet.TCP(t)
+		c := &tcpConn{TCPConn: server, client: dnstest.Addr(source), source: dnstest.Addr(source)}
+		l.add(c)
+		return c
+	}
+	var one, other []*tcpConn
+	for range manyConns {
+		one = append(one, add("10.8.0.1"))
+	}
+	for range manyConns {
+		other = append(other, add("10.8.0.2"))
+	}
+	add("10.8.0.2")
+	if !l.progress(one[0]) || l.progress(other[0]) {
+		t.Error("another source lost a connection for the flood's next one")
+	}
+	add("10.8.0.3")
+	if n := len(l.sources[dnstest.Addr("10.8.0.3")]); n != 1 || l.all != 2*manyConns {
+		t.Errorf("a new source has %d connections, all have %d", n, l.all)
+	}
+}
+
 // Connections that ask without a pause keep no other out: the wait for room has an end.
 func TestBusyConnectionsMakeRoom(t *testing.T) {
 	l := newConnections(2, 1)

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"runtime"
 	"sync"
 	"time"
 
@@ -169,6 +170,7 @@ func (t *tcpSocket) converse(c *tcpConn) {
 		if !t.server.conns.progress(c) || err != nil {
 			return
 		}
+		runtime.Gosched() // others' first query comes before this client's next one
 	}
 }
 

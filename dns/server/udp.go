@@ -325,7 +325,7 @@ func (s *Server) answerSlowly(raw []byte, client netip.Addr, by transport) []byt
 	if err := q.Unpack(raw); err != nil {
 		return refusal(nil, raw, dns.RcodeFormatError)
 	}
-	m := s.reply(q, client, by.network, by.tally(s))
+	m := s.reply(q, client, by)
 	m.Truncate(by.size(q))
 	m.Compress = true
 	out, err := m.Pack()

@@ -33,7 +33,7 @@ func (s *Server) Walk(ctx context.Context, c schema.Caller, name string, qtype u
 		limit, cancel := context.WithTimeout(ctx, forward.Patience)
 		inner, sources := traced(limit)
 		q := new(dns.Msg).SetQuestion(n, qtype)
-		m := s.resolve(inner, q, c)
+		m := s.resolve(inner, q, c, 0)
 		cancel()
 		out = append(out, Step{n, m, sources.String()})
 		if slices.ContainsFunc(m.Answer, func(rr dns.RR) bool { return rr.Header().Rrtype == qtype }) ||

@@ -77,21 +77,28 @@ type Guarded struct {
 	NodeIPs, PeerIPs []netip.Addr
 }
 
-// MakeGuarded collects what is to be enforced on a node; via are the nodes that are reached encrypted.
-func MakeGuarded(snap model.Snapshot, self string, e routes.Encryption) Guarded {
+// MakeGuarded collects what is to be enforced on a node; e has the nodes that are reached encrypted.
+func MakeGuarded(snap model.Snapshot, self string, e routes.Encryption, former *Former) Guarded {
 	g := Guarded{Strict: e.Strict, Nodes: e.Nodes}
+	me, ok := snap.Node(self)
 	for n := range snap.Nodes() {
 		g.NodeIPs = append(g.NodeIPs, n.InternalIPs...)
 		if n.Name == self {
 			g.Own = n.PodCIDRs
 			continue
 		}
+		theirs := n.PodCIDRs
+		if ok && me.Before(n) { // a newcomer that claims this node's network does not part its pods
+			theirs = slices.DeleteFunc(slices.Clone(theirs),
+				func(p netip.Prefix) bool { return overlaps(me.PodCIDRs, p) })
+		}
 		g.PeerIPs = append(g.PeerIPs, n.InternalIPs...)
-		g.Peers = append(g.Peers, n.PodCIDRs...)
+		g.Peers = append(g.Peers, theirs...)
 		if e.Via[n.Name] == "" {
-			g.NoKey = append(g.NoKey, n.PodCIDRs...)
+			g.NoKey = append(g.NoKey, theirs...)
 		}
 	}
+	former.add(&g)
 	return g
 }
 

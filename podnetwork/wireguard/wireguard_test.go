@@ -177,7 +177,7 @@ func TestTheGuardHasEveryNetwork(t *testing.T) {
 	for _, e := range []routes.Encryption{{Strict: true, Via: map[string]string{"b": Device(0)}}, {Preferred: true},
 		{Strict: true, Nodes: true}} {
 		g := NewGuard(conn, [Devices]uint16{51871, 51872})
-		if err := g.Set(t.Context(), MakeGuarded(snap, "a", e), true); err != nil {
+		if err := g.Set(t.Context(), MakeGuarded(snap, "a", e, &Former{}), true); err != nil {
 			t.Fatal(err)
 		}
 		var all string
@@ -190,6 +190,54 @@ func TestTheGuardHasEveryNetwork(t *testing.T) {
 				t.Errorf("%+v: %s is in the rules: %t, want %t:\n%s", e, network, got, want, all)
 			}
 		}
+	}
+}
+
+// The networks of nodes that are gone are guarded for a while, also when it is this node, unless this node gets them. A
+// younger Node that claims this node's network does not have its pods parted from each other.
+func TestNetworksOfNodesThatAreGone(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	a, b := node("a", "10.1.0.0/24", "192.0.2.1"), node("b", "10.2.0.0/24", "192.0.2.2")
+	thief := node("thief", "10.1.0.0/16", "192.0.2.3")
+	thief.Created = now
+	strict := routes.Encryption{Strict: true, Via: map[string]string{"b": Device(0)}}
+	var f Former
+	for i, step := range []struct {
+		after            time.Duration
+		nodes            []*model.Node
+		own, peers, noKy string
+	}{
+		{0, []*model.Node{a, b}, "[10.1.0.0/24]", "[10.2.0.0/24]", "[]"},
+		{time.Minute, []*model.Node{a}, "[10.1.0.0/24]", "[10.2.0.0/24]", "[10.2.0.0/24]"},
+		{0, nil, "[10.1.0.0/24]", "[10.2.0.0/24]", "[10.2.0.0/24]"},
+		{time.Minute, []*model.Node{node("a", "10.2.0.0/24", "192.0.2.1"), node("b", "10.1.0.0/24", "192.0.2.2")},
+			"[10.2.0.0/24 10.1.0.0/24]", "[10.1.0.0/24]", "[]"},
+		{2 * time.Hour, []*model.Node{node("a", "10.3.0.0/24", "192.0.2.1")}, "[10.3.0.0/24]", "[]", "[]"},
+		{0, []*model.Node{a, thief}, "[10.1.0.0/24 10.3.0.0/24]", "[]", "[]"},
+	} {
+		now = now.Add(step.after)
+		snap := world(t, step.nodes...)
+		f.Look(snap, "a", nil, now)
+		g := MakeGuarded(snap, "a", strict, &f)
+		if fmt.Sprint(g.Own) != step.own || fmt.Sprint(g.Peers) != step.peers || fmt.Sprint(g.NoKey) != step.noKy {
+			t.Errorf("step %d: own %v, peers %v, without a key %v; want %s, %s, %s", i, g.Own, g.Peers, g.NoKey,
+				step.own, step.peers, step.noKy)
+		}
+	}
+	var many []*model.Node
+	for i := range maxFormer + 10 {
+		many = append(many, node(fmt.Sprint("n", i), fmt.Sprintf("10.%d.%d.0/24", 16+i>>8, i&255)))
+	}
+	f.Look(world(t, append(many, a)...), "a", nil, now)
+	f.Look(world(t, a), "a", nil, now.Add(time.Minute))
+	if n := len(f.peers); n != maxFormer {
+		t.Errorf("%d networks are remembered; %d are allowed", n, maxFormer)
+	}
+	// An agent that has just started knows by their leases of pods with addresses of an earlier network.
+	f = Former{}
+	f.Look(world(t, a), "a", []netip.Addr{netip.MustParseAddr("10.1.0.7"), netip.MustParseAddr("10.9.0.7")}, now)
+	if g := MakeGuarded(world(t, a), "a", strict, &f); fmt.Sprint(g.Own) != "[10.1.0.0/24 10.9.0.7/32]" {
+		t.Errorf("own networks are %v", g.Own)
 	}
 }
 

@@ -166,6 +166,9 @@ func named(h *schema.Host, yield func(string)) {
 	if h.Certificate != "" {
 		yield(certificateName(h.Certificate))
 	}
+	if h.OtherCertificate != "" {
+		yield(certificateName(h.OtherCertificate))
+	}
 	if c := h.ClientCert; c != nil {
 		yield(certificateName(c.Authority))
 	}

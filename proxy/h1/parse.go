@@ -232,6 +232,9 @@ func (fr *framing) take(name, val []byte, request bool) (hop bool, err error) {
 			fr.host, fr.hosts = val, fr.hosts+1
 			return true, nil
 		}
+	case 5:
+		// CGI programs take Proxy for the setting HTTP_PROXY (httpoxy, CVE-2016-5385). No client has a use for it.
+		return request && message.EqualFold(name, "proxy"), nil
 	case 6:
 		if request && message.EqualFold(name, "expect") {
 			return true, fr.expects(val)
@@ -503,6 +506,10 @@ func isUpgradable(to []byte) bool {
 	}
 	return len(name) > 0
 }
+
+// IsHost reports whether a request may have h as its host: a name or an address with an optional port, or nothing. It
+// is the rule for all versions of HTTP, because endpoints get requests of each by HTTP/1.1.
+func IsHost(h []byte) bool { return host(h) }
 
 // host reports whether h is a name or an address, with an optional port (RFC 3986, 3.2.2 and 3.2.3); it may be empty.
 func host(h []byte) bool {

@@ -19,6 +19,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"runtime"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -229,6 +230,7 @@ func (k *serverConn) next() bool {
 func (k *serverConn) await() bool {
 	k.rd.begin()
 	if len(k.rd.buffered()) > 0 {
+		runtime.Gosched() // others' requests come before the next one of a pipeline
 		return k.state.To(Busy)
 	}
 	if !k.rest() {

@@ -3,7 +3,7 @@ package message
 import "net/http"
 
 // FieldsOf converts a header of net/http to Fields, with one allocation, without fields of the connection (RFC 9113,
-// 8.2.2) and of the body's framing.
+// 8.2.2), of the body's framing, and Proxy, see h1.
 func FieldsOf(h http.Header) Fields {
 	size, count := 0, 0
 	for name, values := range h {
@@ -21,7 +21,7 @@ func FieldsOf(h http.Header) Fields {
 	out := make(Fields, 0, count+8)
 	for name, values := range h {
 		switch name {
-		case "Host", "Content-Length", "Connection", "Proxy-Connection", "Keep-Alive", "Transfer-Encoding",
+		case "Host", "Content-Length", "Connection", "Proxy", "Proxy-Connection", "Keep-Alive", "Transfer-Encoding",
 			"Upgrade", "Te":
 			continue
 		}

@@ -22,6 +22,9 @@ type Host struct {
 	Paths []Path `json:"paths,omitempty"`
 	// Certificate is the key of the certificate for this name; empty for the default one.
 	Certificate string `json:"certificate,omitempty"`
+	// OtherCertificate is the key of a certificate for the same name with another kind of key, as RSA beside ECDSA:
+	// clients get the one that they can use. Empty for none.
+	OtherCertificate string `json:"otherCertificate,omitempty"`
 	// Default is the backend for requests that match no path; empty for that of the table.
 	Default *Path `json:"default,omitempty"`
 	// Namespace owns the host, Since that time in Unix seconds.

@@ -4,6 +4,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -186,35 +187,64 @@ func (c *Certificates) Problems() map[string]string {
 // Len returns the number of valid certificates.
 func (c *Certificates) Len() int { return len(*c.parsed.Load()) }
 
-// For returns the certificate for a name as a client sent it. It is never another host's: a host without a valid
-// certificate gets the default one.
-func (c *Certificates) For(name string) *tls.Certificate {
+// For returns the certificate for a handshake. It is never another host's: a host without a valid certificate gets the
+// default one. Of two, the client gets the one that it can use, and one without RSA if it can use both: that costs the
+// proxy less.
+func (c *Certificates) For(h *tls.ClientHelloInfo) *tls.Certificate {
+	first, other := c.candidates(h.ServerName)
+	if other == nil {
+		return first
+	}
+	if isRSA(first) {
+		first, other = other, first
+	}
+	if h.SupportsCertificate(first) != nil && h.SupportsCertificate(other) == nil {
+		return other
+	}
+	return first
+}
+
+func isRSA(c *tls.Certificate) bool {
+	_, ok := c.Leaf.PublicKey.(*rsa.PublicKey)
+	return ok
+}
+
+// candidates returns the certificates for a name as a client sent it; other is nil if there is one.
+func (c *Certificates) candidates(name string) (first, other *tls.Certificate) {
 	var scratch [256]byte
 	lower := append(scratch[:0], name...)
 	lower = table.Name(lower, lower)
-	parsed := *c.parsed.Load()
 	own, wild, rest, known := c.table.Load().CertificateOf(lower)
 	switch {
-	case own != "":
-		if p := parsed[own]; p != nil {
-			return p
-		}
+	case own.First != "":
+		first, other = c.pairs(own, nil)
 	case known:
-		if p := covering(parsed[wild], lower); p != nil {
-			return p
+		if first, other = c.pairs(wild, lower); first == nil {
+			first, other = c.pairs(rest, lower)
 		}
-		if p := covering(parsed[rest], lower); p != nil {
-			return p
-		}
-	case rest != "":
-		if p := parsed[rest]; p != nil {
-			return p
-		}
+	default:
+		first, other = c.pairs(rest, nil)
 	}
-	if p := parsed[*c.general.Load()]; p != nil {
-		return p
+	if first == nil {
+		first = (*c.parsed.Load())[*c.general.Load()]
 	}
-	return c.made
+	if first == nil {
+		first = c.made
+	}
+	return first, other
+}
+
+// pairs returns the valid certificates of a host, and only those that are for a name unless it is nil.
+func (c *Certificates) pairs(keys table.CertificateKeys, name []byte) (first, other *tls.Certificate) {
+	parsed := *c.parsed.Load()
+	first, other = parsed[keys.First], parsed[keys.Other]
+	if name != nil {
+		first, other = covering(first, name), covering(other, name)
+	}
+	if first == nil {
+		first, other = other, nil
+	}
+	return first, other
 }
 
 // covering returns the certificate if it is valid for the name.
@@ -226,14 +256,16 @@ func covering(p *tls.Certificate, name []byte) *tls.Certificate {
 }
 
 // Covers reports whether a client that requested one name in its handshake may send requests for another host on the
-// same connection: its certificate must be valid for that host, too.
+// same connection: its certificate must be valid for that host, too. Of two, both must be: which one the client has is
+// not known.
 func (c *Certificates) Covers(name string, host []byte) bool {
 	h := table.Name(host, nil)
 	n := table.Name([]byte(name), nil)
 	if name == "" || string(h) == string(n) {
 		return true
 	}
-	return c.For(name).Leaf.VerifyHostname(string(h)) == nil
+	first, other := c.candidates(name)
+	return covering(first, h) != nil && (other == nil || covering(other, h) != nil)
 }
 
 // config is for all handshakes. crypto/tls creates its ticket keys, and rotates them daily.
@@ -241,7 +273,7 @@ func (c *Certificates) config() *tls.Config {
 	general := &tls.Config{
 		MinVersion:     tls.VersionTLS12,
 		NextProtos:     []string{"h2", "http/1.1"},
-		GetCertificate: func(h *tls.ClientHelloInfo) (*tls.Certificate, error) { return c.For(h.ServerName), nil },
+		GetCertificate: func(h *tls.ClientHelloInfo) (*tls.Certificate, error) { return c.For(h), nil },
 	}
 	general.GetConfigForClient = func(h *tls.ClientHelloInfo) (*tls.Config, error) {
 		return c.handshake(general,

@@ -130,13 +130,14 @@ func (h *http2Server) handle(w http.ResponseWriter, r *http.Request, k *conn, cl
 	case r.Method == http.MethodConnect:
 		h.deny(w, MalformedMessage, http.StatusNotImplemented)
 		return
-	case r.TLS != nil && !h.s.certs.Covers(r.TLS.ServerName, []byte(r.Host)):
+	// r.TLS is of no use: it is nil for a request that names the scheme http.
+	case session != nil && !h.s.certs.Covers(session.ServerName, []byte(r.Host)):
 		// A client that uses a connection for two names must have seen a valid certificate for both; otherwise it
 		// repeats the request on a new connection (RFC 9110, 15.5.20).
 		h.deny(w, MisdirectedHost, http.StatusMisdirectedRequest)
 		return
 	}
-	d, err := newStream(w, r, client, local, h.times)
+	d, err := newStream(w, r, client, local, session != nil, h.times)
 	if err != nil {
 		h.deny(w, MalformedMessage, http.StatusBadRequest)
 		return

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/net/http/httpguts"
 
+	"wayleave.dev/proxy/h1"
 	"wayleave.dev/proxy/message"
 )
 
@@ -53,11 +54,13 @@ var _ message.Downstream = (*stream)(nil)
 var errMalformed = errors.New("a method, path, host or length that is not allowed")
 
 // newStream returns the exchange of a request.
-func newStream(w http.ResponseWriter, r *http.Request, client, local netip.AddrPort, lim streamTimes) (*stream, error) {
+// isTLS is of the connection: the scheme of a request is what its client says.
+func newStream(w http.ResponseWriter, r *http.Request, client, local netip.AddrPort, isTLS bool,
+	lim streamTimes) (*stream, error) {
 	s := &stream{w: w, r: r, body: r.Body, rc: http.NewResponseController(w), readTime: lim.read, writeTime: lim.write}
 	s.req = message.Request{
 		Method: []byte(r.Method), Target: []byte(r.RequestURI), Host: []byte(r.Host), Length: r.ContentLength,
-		Version: message.HTTP2, TLS: r.TLS != nil, Client: client, Local: local,
+		Version: message.HTTP2, TLS: isTLS, Client: client, Local: local,
 	}
 	if !sendable(&s.req) || !lengthIs(r.Header["Content-Length"], r.ContentLength) {
 		return nil, errMalformed
@@ -104,12 +107,7 @@ func sendable(r *message.Request) bool {
 			return false
 		}
 	}
-	for _, c := range r.Host {
-		if c <= ' ' || c >= 0x7f || c == '/' || c == '@' || c == '?' || c == '#' || c == '\\' || c == ',' {
-			return false
-		}
-	}
-	return true
+	return h1.IsHost(r.Host)
 }
 
 // Request implements message.Downstream.

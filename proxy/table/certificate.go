@@ -1,25 +1,34 @@
 package table
 
-// CertificateOf finds the key of the certificate for a name in a handshake; name is in lower case. wild is that of the
-// wildcard host above it, which a host without its own certificate may also use if it is valid for the name. rest means
-// that no host has the name, and is the certificate of host "" then. Empty keys mean none.
-func (t *Table) CertificateOf(name []byte) (own, wild, rest string, known bool) {
+import "wayleave.dev/proxy/schema"
+
+// CertificateKeys are the keys of a host's certificates; empty ones mean none. Other has another kind of key.
+type CertificateKeys struct{ First, Other string }
+
+func keysOf(h *schema.Host) CertificateKeys {
+	return CertificateKeys{h.Certificate, h.OtherCertificate}
+}
+
+// CertificateOf finds the keys of the certificates for a name in a handshake; name is in lower case. wild are those of
+// the wildcard host above it, which a host without its own certificate may also use if they are valid for the name.
+// rest are those of host "". known means that a host has the name.
+func (t *Table) CertificateOf(name []byte) (own, wild, rest CertificateKeys, known bool) {
 	if t == nil {
-		return "", "", "", false
+		return own, wild, rest, false
 	}
 	exact := t.exact[string(name)]
 	if exact != nil {
-		own, known = exact.Host.Certificate, true
+		own, known = keysOf(exact.Host), true
 	}
 	if w := t.above(name); w != nil {
 		if exact == nil {
-			own, wild, known = w.Host.Certificate, w.Host.Certificate, true
+			own, wild, known = keysOf(w.Host), keysOf(w.Host), true
 		} else if w.Host.Certifies(exact.Host) {
-			wild = w.Host.Certificate
+			wild = keysOf(w.Host)
 		}
 	}
 	if t.rest != nil {
-		rest = t.rest.Host.Certificate
+		rest = keysOf(t.rest.Host)
 	}
 	return own, wild, rest, known
 }

@@ -238,10 +238,10 @@ func TestAYoungerWildcardHostLendsNoCertificate(t *testing.T) {
 		tab := made(&schema.Host{Name: "x.h", Namespace: "a", Since: 1},
 			&schema.Host{Name: "*.h", Namespace: c.namespace,
 				Since: c.since, Certificate: "wild"})
-		if own, wild, _, known := tab.CertificateOf([]byte("x.h")); own != "" || wild != c.want || !known {
+		if own, wild, _, known := tab.CertificateOf([]byte("x.h")); own.First != "" || wild.First != c.want || !known {
 			t.Errorf("%+v: %q %q", c, own, wild)
 		}
-		if own, _, _, _ := tab.CertificateOf([]byte("y.h")); own != "wild" {
+		if own, _, _, _ := tab.CertificateOf([]byte("y.h")); own.First != "wild" {
 			t.Errorf("%+v: the wildcard host's own names have %q", c, own)
 		}
 	}

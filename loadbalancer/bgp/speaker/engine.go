@@ -39,6 +39,7 @@ type engine struct {
 	// silenced are peers that sent too many prefixes, and when each may try again.
 	silenced map[netip.Addr]time.Time
 	routes   routeCache
+	ends     endsOfRIB
 }
 
 // global is what a running server cannot change.
@@ -128,7 +129,11 @@ func (e *engine) start(s *bgp.State) error {
 	err := b.WatchEvent(ctx, server.WatchEventMessageCallbacks{
 		OnBestPath:   func([]*apiutil.Path, time.Time) { e.routes.stale.Store(true); e.poke() },
 		OnPathUpdate: func([]*apiutil.Path, time.Time) { e.routes.stale.Store(true); e.poke() },
-		OnPathEor:    func(*apiutil.Path, time.Time) { e.routes.stale.Store(true); e.poke() },
+		OnPathEor: func(p *apiutil.Path, _ time.Time) {
+			e.ends.note(p.PeerAddress, p.Family)
+			e.routes.stale.Store(true)
+			e.poke()
+		},
 		OnPeerUpdate: func(*apiutil.WatchEventMessage_PeerEvent, time.Time) { e.routes.stale.Store(true); e.poke() },
 	}, server.WatchBestPath(false), server.WatchPostUpdate(false, "", ""), server.WatchEor(false), server.WatchPeer())
 	if err != nil {

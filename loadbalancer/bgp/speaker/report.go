@@ -74,6 +74,7 @@ func (e *engine) report() bgp.Report {
 		return cmp.Or(strings.Compare(a.Name, b.Name), a.Addr.Compare(b.Addr))
 	})
 	e.events.forget(func(a netip.Addr) bool { _, ok := by[a]; return ok })
+	e.ends.forget(by)
 	r.Converged = e.problem == "" && converged || now.Sub(e.began) > convergeWithin
 	r.Routes = e.listRoutes(by)
 	return r
@@ -172,7 +173,9 @@ func (e *engine) hasRoutes(p *api.Peer, s bgp.SessionReport, now time.Time) bool
 		return true
 	}
 	for _, f := range p.AfiSafis {
-		if m := f.MpGracefulRestart; m == nil || m.State == nil || !m.State.EndOfRibReceived {
+		c := f.Config
+		if c == nil || c.Family == nil || !e.ends.has(s.Addr, packet.NewFamily(uint16(c.Family.Afi),
+			uint8(c.Family.Safi)), s.Since) {
 			return false
 		}
 	}

@@ -1,13 +1,10 @@
 package speaker
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"net"
-	"os/exec"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -17,51 +14,6 @@ import (
 	"wayleave.dev/internal/testnet"
 	"wayleave.dev/loadbalancer/bgp"
 )
-
-// monitor records which routes a router's kernel loses.
-type monitor struct {
-	mu   sync.Mutex
-	gone []string
-}
-
-func watchRoutes(t *testing.T, ns *testnet.NS) *monitor {
-	t.Helper()
-	m := &monitor{}
-	for _, family := range []string{"-4", "-6"} {
-		cmd := exec.Command("ip", family, "monitor", "route")
-		out, err := cmd.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		ns.Must(cmd.Start)
-		t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
-		go func() {
-			for lines := bufio.NewScanner(out); lines.Scan(); {
-				if strings.HasPrefix(lines.Text(), "Deleted ") {
-					m.mu.Lock()
-					m.gone = append(m.gone, lines.Text())
-					m.mu.Unlock()
-				}
-			}
-		}()
-	}
-	time.Sleep(200 * time.Millisecond) // its sockets are open
-	return m
-}
-
-// lost returns the losses of prefixes so far.
-func (m *monitor) lost(prefixes ...string) (out []string) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for _, line := range m.gone {
-		for _, p := range prefixes {
-			if strings.Contains(line, strings.TrimSuffix(strings.TrimSuffix(p, "/32"), "/128")+" ") {
-				out = append(out, line)
-			}
-		}
-	}
-	return out
-}
 
 // frr is the configuration of a router with a session to each node over IPv4, for both families.
 func frr(nodes []*node, options ...string) string {
@@ -213,7 +165,7 @@ func TestRoutersKeepRoutesThroughRestarts(t *testing.T) {
 			state := n.state(toRouter(router4), prefixes...)
 			n.start(state)
 			routed(t, w.router, 1, "192.0.2.10", "192.0.2.11", "2001:db8::10", "2001:db8::11")
-			m := watchRoutes(t, w.router)
+			m := testnet.WatchRoutes(w.router)
 			lossless := meter(t, w.router, n, "192.0.2.10", "2001:db8::10")
 			pid := n.now().PID
 			if err := unix.Kill(pid, unix.SIGKILL); err != nil {
@@ -230,7 +182,7 @@ func TestRoutersKeepRoutesThroughRestarts(t *testing.T) {
 				n.again("BGPPeer router", pid)
 			}
 			time.Sleep(3 * time.Second) // End-of-RIB, and the router's work after it
-			if lost := m.lost(prefixes...); len(lost) > 0 {
+			if lost := m.Lost(prefixes...); len(lost) > 0 {
 				t.Errorf("the router lost routes: %v", lost)
 			}
 			lossless()
@@ -241,7 +193,7 @@ func TestRoutersKeepRoutesThroughRestarts(t *testing.T) {
 			n.start(state)
 			routed(t, w.router, 0, "192.0.2.11", "2001:db8::11")
 			routed(t, w.router, 1, "192.0.2.10", "2001:db8::10")
-			if lost := m.lost(prefixes[0], prefixes[2]); len(lost) > 0 {
+			if lost := m.Lost(prefixes[0], prefixes[2]); len(lost) > 0 {
 				t.Errorf("the router lost routes that stay: %v", lost)
 			}
 		})
