@@ -159,7 +159,7 @@ func announce(t *testing.T, n int, hold time.Duration) (told, gone time.Duration
 	t.Helper()
 	r := newRack(t, 0)
 	router := testnet.NewBIRD(r.peers, fmt.Sprintf("log stderr all;\nrouter id %s;\nprotocol device {}\n"+
-		"protocol direct { ipv4; ipv6; }\nprotocol kernel { ipv4 { export all; import none; }; }\n"+
+		"protocol direct { ipv4; ipv6; }\nprotocol kernel { ipv4 { export where source = RTS_BGP; import none; }; }\n"+
 		"protocol bgp node { local %[1]s as %[2]d; neighbor %[3]s as %[2]d; hold time %[4]d;\n"+
 		" ipv4 { import all; export none; };\n ipv6 { import all; export none; };\n}\n", peer, asn, own4,
 		hold/time.Second))
