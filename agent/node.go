@@ -16,6 +16,7 @@ import (
 	"wayleave.dev/internal/owner"
 	"wayleave.dev/internal/statefile"
 	"wayleave.dev/kernel"
+	"wayleave.dev/kernel/bpf/fastpath"
 	"wayleave.dev/kernel/firewall"
 	kernelipt "wayleave.dev/kernel/iptables"
 	"wayleave.dev/kernel/link"
@@ -35,6 +36,8 @@ type Node struct {
 	// NetNS is the node's network namespace, and NFT its nftables.
 	NetNS *os.File // a field, or its finalizer would close it
 	NFT   *nft.Kernel
+	// FastPath is the fast path of pods. Each change of nftables has it forget what rules have decided.
+	FastPath *fastpath.Kernel
 	// Firewall is the host's own.
 	Firewall firewall.Firewall
 	// NodeLocalDNS are addresses that the kubelet gives to pods for DNS and that are the same on each node, such as
@@ -94,6 +97,8 @@ func newNode(ctx context.Context, o Options) (*Node, error) {
 	if n.NFT, err = nft.NewKernel(0); err != nil {
 		return nil, err
 	}
+	n.FastPath = &fastpath.Kernel{}
+	n.NFT.Changed = n.FastPath.Revoke
 	if n.Firewall, err = NewFirewall(0, n.NFT, XtablesLock); err != nil {
 		return nil, err
 	}

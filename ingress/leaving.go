@@ -42,7 +42,7 @@ func (p *Planner) claimants(snap model.Snapshot, host string) (out []*model.Ingr
 		out = append(out, i)
 		if !stays && !p.isLeaving(i) {
 			o := p.options(snap, i)
-			stays = o.canary == nil && (hasRule(i, host) || slices.Contains(o.aliases, host))
+			stays = o.canary == nil && (p.hasRule(snap, i, host) || slices.Contains(o.aliases, host))
 		}
 	}
 	if stays {
@@ -81,7 +81,12 @@ func (m *merger) leave(by, next *model.Ingress, where place) {
 
 // told replaces the problem of an Ingress about a field.
 func (m *merger) told(i *model.Ingress, field, format string, args ...any) {
-	m.problems[i.Name] = slices.DeleteFunc(m.problems[i.Name], func(q model.Problem) bool { return q.Field == field })
+	k, list := problemField{i.Name, field}, m.problems[i.Name]
+	for _, n := range m.byField[k] {
+		delete(m.seen, list[n])
+		list[n] = model.Problem{} // left out at the end of the merge
+	}
+	delete(m.byField, k)
 	m.bad(i, field, format, args...)
 }
 

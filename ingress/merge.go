@@ -47,6 +47,17 @@ type merger struct {
 	tls      bool // an Ingress of the owner's namespace has a certificate for it
 	rsa      bool // the key of out.Certificate is one of RSA
 	problems map[model.Name][]model.Problem
+	// seen are the problems in problems, byField their indices.
+	seen    map[model.Problem]bool
+	byField map[problemField][]int
+	// byIndex are the Ingresses of out.Paths, see isUnread.
+	byIndex map[int]*model.Ingress
+}
+
+// problemField is a field of an Ingress with problems.
+type problemField struct {
+	of    model.Name
+	field string
 }
 
 // older orders Ingresses by age, then by name.
@@ -61,7 +72,8 @@ func (p *Planner) merge(snap model.Snapshot, name string) *merged {
 	}
 	m := &merger{p: p, snap: snap, name: name, out: &schema.Host{Name: name}, owner: map[place]*model.Ingress{},
 		at: map[place]int{}, shut: map[*model.Ingress]bool{},
-		vacant: map[place]bool{}, problems: map[model.Name][]model.Problem{}}
+		vacant: map[place]bool{}, problems: map[model.Name][]model.Problem{}, seen: map[model.Problem]bool{},
+		byField: map[problemField][]int{}}
 	m.claim = m.claims()
 	if m.by != nil {
 		m.out.Namespace, m.out.Since = m.by.Name.Namespace, m.by.Created.Unix()
@@ -83,6 +95,9 @@ func (p *Planner) merge(snap model.Snapshot, name string) *merged {
 	}
 	m.passthrough()
 	m.check()
+	for n, list := range m.problems {
+		m.problems[n] = slices.DeleteFunc(list, func(q model.Problem) bool { return q == model.Problem{} })
+	}
 	r := &merged{problems: m.problems}
 	if name == "" && m.out.Certificate == "" {
 		m.out.Certificate = p.defaultCertificate(snap)
@@ -137,7 +152,15 @@ func (m *merger) tell(i *model.Ingress, q model.Problem) {
 		return // its Secrets are not known yet
 	}
 	q.Kind, q.Object = "Ingress", i.Name
-	if !slices.Contains(m.problems[i.Name], q) {
+	m.add(i, q)
+}
+
+// add adds a problem unless it is known.
+func (m *merger) add(i *model.Ingress, q model.Problem) {
+	if !m.seen[q] {
+		m.seen[q] = true
+		k := problemField{i.Name, q.Field}
+		m.byField[k] = append(m.byField[k], len(m.problems[i.Name]))
 		m.problems[i.Name] = append(m.problems[i.Name], q)
 	}
 }
@@ -185,8 +208,8 @@ func (m *merger) certificate(i *model.Ingress) {
 				m.name, m.sameKind(s.RSA))
 			continue
 		}
-		if q := m.p.validity(s, i.Name, field); q != nil && !slices.Contains(m.problems[i.Name], *q) {
-			m.problems[i.Name] = append(m.problems[i.Name], *q)
+		if q := m.p.validity(s, i.Name, field); q != nil {
+			m.add(i, *q)
 		}
 	}
 }
@@ -202,29 +225,38 @@ func (m *merger) sameKind(isRSA bool) string {
 // tlsOf returns the entries of the Ingress for the host: those that name it, otherwise those that name a wildcard
 // above it, otherwise those without hosts whose certificate is for it.
 func (m *merger) tlsOf(i *model.Ingress) []model.IngressTLS {
-	var exact, wild, open []model.IngressTLS
-	for _, t := range i.TLS {
-		switch {
-		case slices.Contains(t.Hosts, m.name):
-			exact = append(exact, t)
-		case model.Covers(t.Hosts, m.name):
-			wild = append(wild, t)
-		case len(t.Hosts) == 0 || m.isAlias(i):
-			if s, ok := secretOf(m.snap, model.Name{Namespace: i.Name.Namespace, Name: t.Secret}); ok &&
-				model.Covers(s.Names, m.name) {
-				open = append(open, t)
-			} else if len(t.Hosts) == 0 && (t.Secret == "" || !ok || s.Chain == nil) {
-				open = append(open, t)
-			}
+	x := m.p.options(m.snap, i).hosts
+	at := x.tls[m.name]
+	if _, parent, ok := strings.Cut(m.name, "."); ok && len(at) == 0 && !strings.HasPrefix(m.name, "*.") {
+		at = x.tls["*."+parent]
+	}
+	if len(at) > 0 {
+		return entries(i, at)
+	}
+	if at = x.open; m.isAlias(i) {
+		at = nil
+		for n := range i.TLS {
+			at = append(at, n)
 		}
 	}
-	switch {
-	case len(exact) > 0:
-		return exact
-	case len(wild) > 0:
-		return wild
+	var open []model.IngressTLS
+	for _, t := range entries(i, at) {
+		if s, ok := secretOf(m.snap, model.Name{Namespace: i.Name.Namespace, Name: t.Secret}); ok &&
+			model.Covers(s.Names, m.name) {
+			open = append(open, t)
+		} else if len(t.Hosts) == 0 && (t.Secret == "" || !ok || s.Chain == nil) {
+			open = append(open, t)
+		}
 	}
 	return open
+}
+
+// entries returns those of spec.tls at the indices.
+func entries(i *model.Ingress, at []int) (out []model.IngressTLS) {
+	for _, n := range at {
+		out = append(out, i.TLS[n])
+	}
+	return out
 }
 
 // paths adds the paths of the Ingress that no older one has.
@@ -522,12 +554,14 @@ func (m *merger) canary(i *model.Ingress) {
 
 // isUnread reports whether a path, by its index in out.Paths, is closed only until Secrets are read.
 func (m *merger) isUnread(n int) bool {
-	for where, at := range m.at {
-		if at == n {
-			return m.p.unread[m.owner[where].Name]
+	if m.byIndex == nil { // paths are complete before canaries
+		m.byIndex = make(map[int]*model.Ingress, len(m.at))
+		for where, at := range m.at {
+			m.byIndex[at] = m.owner[where]
 		}
 	}
-	return false
+	by := m.byIndex[n]
+	return by != nil && m.p.unread[by.Name]
 }
 
 // mainOf finds the main path of a canary's path, by its index in out.Paths.

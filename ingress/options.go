@@ -53,6 +53,8 @@ type options struct {
 	globalAuth bool
 	secrets    []model.Name
 	problems   []model.Problem
+	// hosts are the parts of the Ingress by host.
+	hosts hostIndex
 }
 
 // annotation describes an annotation of ingress-nginx.

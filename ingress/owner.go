@@ -53,7 +53,7 @@ func (m *merger) claims() claim {
 		switch {
 		case m.p.options(m.snap, i).canary != nil:
 			c.canaries = append(c.canaries, i)
-		case hasRule(i, m.name):
+		case m.p.hasRule(m.snap, i, m.name):
 			rules = append(rules, i)
 		case m.isAlias(i):
 			aliases = append(aliases, i)
@@ -111,7 +111,7 @@ func (c *claim) alias(m *merger, of string, rules []*model.Ingress) {
 			if !slices.Contains(c.canaries, i) {
 				c.canaries = append(c.canaries, i)
 			}
-		case hasRule(i, of) && !slices.Contains(c.list, i):
+		case m.p.hasRule(m.snap, i, of) && !slices.Contains(c.list, i):
 			c.list = append(c.list, i)
 		}
 	}
@@ -162,7 +162,7 @@ func (m *merger) above() *model.Ingress {
 // routes returns the oldest Ingress with a rule for the host; nil for none.
 func (p *Planner) routes(snap model.Snapshot, host string) (by *model.Ingress) {
 	for _, i := range p.claimants(snap, host) {
-		if hasRule(i, host) && p.options(snap, i).canary == nil && (by == nil || older(i, by) < 0) {
+		if p.hasRule(snap, i, host) && p.options(snap, i).canary == nil && (by == nil || older(i, by) < 0) {
 			by = i
 		}
 	}
@@ -176,20 +176,16 @@ func (m *merger) all(host string) []*model.Ingress {
 	return out
 }
 
-// hasRule reports whether the Ingress routes the host by its own name.
-func hasRule(i *model.Ingress, host string) bool {
-	if host == "" && len(i.Rules) == 0 {
-		return true
-	}
-	return slices.ContainsFunc(i.Rules, func(r model.IngressRule) bool { return r.Host == host })
-}
-
 // rules returns the rules of the Ingress that route the host.
 func (m *merger) rules(i *model.Ingress) (out []model.IngressRule) {
-	for _, r := range i.Rules {
-		if slices.Contains(m.from, r.Host) {
-			out = append(out, r)
-		}
+	x := m.p.options(m.snap, i).hosts.rules
+	var at []int
+	for _, host := range m.from {
+		at = append(at, x[host]...)
+	}
+	slices.Sort(at)
+	for _, n := range slices.Compact(at) {
+		out = append(out, i.Rules[n])
 	}
 	return out
 }

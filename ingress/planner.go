@@ -1,6 +1,7 @@
 package ingress
 
 import (
+	"fmt"
 	"iter"
 	"maps"
 	"slices"
@@ -54,6 +55,8 @@ type Planner struct {
 	hosts    map[string]map[model.Name]bool
 	services map[model.Name]map[model.Name]bool
 	named    map[Reference]map[model.Name]bool
+	// below are the hosts in hosts directly below a name, by that name with a dot in front.
+	below map[string]map[string]bool
 	// shapes hold what paths depend on of the Services in use; endpoints are not part of it.
 	shapes map[model.Name]string
 	// ports are the requested backends, by Service.
@@ -79,6 +82,8 @@ type touched struct {
 	hosts    []string
 	services []model.Name
 	named    []Reference
+	// backends are the backends of each of services.
+	backends map[model.Name][]model.IngressBackend
 	// aliases are the aliases of the first host.
 	first   string
 	aliases []string
@@ -90,6 +95,7 @@ func NewPlanner(s Settings) *Planner {
 		ours: map[model.Name]*model.Ingress{}, touched: map[model.Name]*touched{},
 		hosts:    map[string]map[model.Name]bool{},
 		services: map[model.Name]map[model.Name]bool{}, named: map[Reference]map[model.Name]bool{},
+		below:  map[string]map[string]bool{},
 		shapes: map[model.Name]string{}, ports: map[model.Name]map[portKey]bool{}, leaving: map[string]bool{},
 		now: time.Now, due: map[model.Name]time.Time{}, slept: make(chan time.Time, 1), wake: make(chan struct{}, 1)}
 }
@@ -221,10 +227,8 @@ func (r *round) host(h string) {
 			r.host(other)
 		}
 		if parent, ok := strings.CutPrefix(h, "*"); ok { // its owner matters for hosts below it
-			for below := range r.p.hosts {
-				if i := strings.IndexByte(below, '.'); i > 0 && below[i:] == parent {
-					r.host(below)
-				}
+			for below := range r.p.below[parent] {
+				r.host(below)
 			}
 		}
 	}
@@ -293,14 +297,11 @@ func (p *Planner) asked(snap model.Snapshot, service model.Name) map[portKey]boo
 		return out
 	}
 	for n := range p.services[service] {
-		i := p.ours[n]
-		for n, b := range p.settings.backendsOf(i) {
-			if n == service {
-				if q, ok := port(svc, b); ok {
-					out[portKey{q.Port, false}] = true
-					if p.options(snap, i).virtual {
-						out[portKey{q.Port, true}] = true
-					}
+		for _, b := range p.touched[n].backends[service] {
+			if q, ok := port(svc, b); ok {
+				out[portKey{q.Port, false}] = true
+				if p.options(snap, p.ours[n]).virtual {
+					out[portKey{q.Port, true}] = true
 				}
 			}
 		}
@@ -361,10 +362,11 @@ func (s Settings) backendsOf(i *model.Ingress) iter.Seq2[model.Name, model.Ingre
 
 // look lists what an Ingress uses.
 func (p *Planner) look(snap model.Snapshot, i *model.Ingress) *touched {
-	t := &touched{named: named(i)}
+	t := &touched{named: named(i), backends: map[model.Name][]model.IngressBackend{}}
+	seen := map[string]bool{}
 	add := func(h string) {
-		if !slices.Contains(t.hosts, h) {
-			t.hosts = append(t.hosts, h)
+		if !seen[h] {
+			seen[h], t.hosts = true, append(t.hosts, h)
 		}
 	}
 	if len(i.Rules) == 0 {
@@ -389,9 +391,17 @@ func (p *Planner) look(snap model.Snapshot, i *model.Ingress) *touched {
 			}
 		}
 	}
-	for n := range p.settings.backendsOf(i) {
-		if !slices.Contains(t.services, n) {
+	type use struct {
+		service model.Name
+		backend model.IngressBackend
+	}
+	used := map[use]bool{}
+	for n, b := range p.settings.backendsOf(i) {
+		if len(t.backends[n]) == 0 {
 			t.services = append(t.services, n)
+		}
+		if u := (use{n, b}); !used[u] {
+			used[u], t.backends[n] = true, append(t.backends[n], b)
 		}
 	}
 	return t
@@ -408,16 +418,26 @@ func named(i *model.Ingress) (out []Reference) {
 	return out
 }
 
-// SecretsOf returns the Secrets that an Ingress names. No others are read.
-func SecretsOf(i *model.Ingress) (out []model.Name) {
+// maxSecrets is how many Secrets of one Ingress are read: each costs every node that serves Ingress a watch.
+const maxSecrets = 256
+
+// SecretsOf returns the Secrets that an Ingress names, at most maxSecrets. No others are read.
+func SecretsOf(i *model.Ingress) []model.Name {
+	out, _ := secretsOf(i)
+	return out
+}
+
+// secretsOf also returns whether the Ingress names more. Secrets of guards come first.
+func secretsOf(i *model.Ingress) (out []model.Name, more bool) {
 	add := func(name string) {
 		n := model.Name{Namespace: i.Name.Namespace, Name: name}
-		if name != "" && !slices.Contains(out, n) {
+		switch {
+		case name == "" || slices.Contains(out, n):
+		case len(out) == maxSecrets:
+			more = true
+		default:
 			out = append(out, n)
 		}
-	}
-	for _, t := range i.TLS {
-		add(t.Secret)
 	}
 	for _, key := range []string{"auth-tls-secret", "proxy-ssl-secret"} {
 		if n, err := secretName(i, strings.TrimSpace(i.Annotations[nginxPrefix+key])); err == nil {
@@ -430,7 +450,10 @@ func SecretsOf(i *model.Ingress) (out []model.Name) {
 			add(p.auth.secret.Name)
 		}
 	}
-	return out
+	for _, t := range i.TLS {
+		add(t.Secret)
+	}
+	return out, more
 }
 
 func (p *Planner) link(n model.Name, t *touched) {
@@ -440,6 +463,12 @@ func (p *Planner) link(n model.Name, t *touched) {
 	p.touched[n] = t
 	for _, h := range t.hosts {
 		link(p.hosts, h, n)
+		if i := strings.IndexByte(h, '.'); i > 0 {
+			if p.below[h[i:]] == nil {
+				p.below[h[i:]] = map[string]bool{}
+			}
+			p.below[h[i:]][h] = true
+		}
 	}
 	for _, s := range t.services {
 		link(p.services, s, n)
@@ -456,6 +485,11 @@ func (p *Planner) unlink(n model.Name, t *touched) {
 	delete(p.touched, n)
 	for _, h := range t.hosts {
 		unlink(p.hosts, h, n)
+		if i := strings.IndexByte(h, '.'); i > 0 && len(p.hosts[h]) == 0 {
+			if delete(p.below[h[i:]], h); len(p.below[h[i:]]) == 0 {
+				delete(p.below, h[i:])
+			}
+		}
 	}
 	for _, s := range t.services {
 		if unlink(p.services, s, n); len(p.services[s]) == 0 {
@@ -487,6 +521,12 @@ func (p *Planner) options(snap model.Snapshot, i *model.Ingress) *options {
 		return o
 	}
 	o := parse(snap, p.settings, i)
+	o.hosts = indexHosts(i)
+	if _, more := secretsOf(i); more {
+		o.problems = append(o.problems, model.Problem{Kind: "Ingress", Object: i.Name, Field: "spec.tls",
+			Reason: fmt.Sprintf("names more than %d Secrets, which is the limit; the others are not read, and their "+
+				"hosts get the default certificate", maxSecrets)})
+	}
 	if p.unread[i.Name] {
 		o.closed, o.problems = "its Secrets or ConfigMaps have not been read yet", nil
 	}
@@ -540,10 +580,14 @@ func (p *Planner) problems(snap model.Snapshot, n model.Name) (out []model.Probl
 	}
 	out = append(out, i.Problems...)
 	out = append(out, p.options(snap, i).problems...)
+	seen := make(map[model.Problem]bool, len(out))
+	for _, q := range out {
+		seen[q] = true
+	}
 	for _, h := range t.hosts {
 		for _, q := range p.merge(snap, h).problems[n] {
-			if !slices.Contains(out, q) {
-				out = append(out, q)
+			if !seen[q] {
+				seen[q], out = true, append(out, q)
 			}
 		}
 	}

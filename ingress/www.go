@@ -2,7 +2,6 @@ package ingress
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 
 	"wayleave.dev/model"
@@ -23,7 +22,7 @@ func otherName(host string) string {
 // wantsRedirect reports whether the Ingress requests a redirect from the host to the other name.
 func (m *merger) wantsRedirect(i *model.Ingress) bool {
 	other := otherName(m.name)
-	return other != "" && m.p.options(m.snap, i).www && hasRule(i, other)
+	return other != "" && m.p.options(m.snap, i).www && m.p.hasRule(m.snap, i, other)
 }
 
 // redirects reports whether the Ingress redirects the host, which no rule names, to the other name: an Ingress of the
@@ -38,7 +37,7 @@ func (m *merger) redirects(i *model.Ingress) bool {
 
 // isNamed reports whether an entry of spec.tls names the host.
 func (m *merger) isNamed(i *model.Ingress) bool {
-	return slices.ContainsFunc(i.TLS, func(t model.IngressTLS) bool { return slices.Contains(t.Hosts, m.name) })
+	return len(m.p.options(m.snap, i).hosts.tls[m.name]) > 0
 }
 
 // www creates the only path of a host that redirects to its other name.

@@ -17,7 +17,8 @@ import (
 	"wayleave.dev/podnetwork/veth"
 )
 
-// FastPath is how packets of established connections are redirected past the network stack.
+// FastPath is how packets of connections are redirected past the network stack. Whoever changes rules that decide about
+// new connections calls its Revoke.
 type FastPath struct {
 	// Conn is the kernel; nil: there is none.
 	Conn fastpath.Conn
@@ -148,7 +149,7 @@ func (n *Network) fastPathFacts() []string {
 	}
 	sum, _ := n.FastPath.Conn.Redirected()
 	facts := []string{fmt.Sprintf("fast path (tcx) at %d links of pods and %d links to nodes; packets redirected to "+
-		"pods: %d, to nodes: %d", r.Pods, r.Uplinks, sum.Local, sum.Remote)}
+		"pods: %d, to nodes: %d; connections begun: %d", r.Pods, r.Uplinks, sum.Local, sum.Remote, sum.Begun)}
 	if len(r.Shaped) > 0 {
 		facts = append(facts, fmt.Sprintf("links of pods with a bandwidth limit, without fast path: %v",
 			slices.Sorted(slices.Values(r.Shaped))))

@@ -104,7 +104,7 @@ func TestTheFastPathChangesUnderTraffic(t *testing.T) {
 		}
 	})
 	for _, m := range c.nodes {
-		if n := m.redirected(); n.Local == 0 || n.Remote == 0 {
+		if n := m.redirected(); n.Local == 0 || n.Remote == 0 || n.Begun == 0 {
 			t.Errorf("%s redirected %+v", m.name, n)
 		}
 	}

@@ -161,6 +161,8 @@ func (m *machine) config(store *model.Store) Config {
 		m.t.Fatal(err)
 	}
 	legacy.LockFile = m.path("xtables.lock")
+	path := &fastpath.Kernel{NSFD: m.ns.FD()}
+	conn.Changed = path.Revoke
 	c := Config{Track: track, VXLANPort: m.vxlan, Tunnel: func(node string, ok bool) { m.carries.Store(node, ok) },
 		Node: m.name, Store: store, NSFD: m.ns.FD(), StateDir: m.path("state"), Socket: m.path("cni.sock"),
 		Tombstones: m.path("del"),
@@ -169,7 +171,7 @@ func (m *machine) config(store *model.Store) Config {
 		Masquerade: true, Routing: m.mode, ProbeEvery: m.probe, ProxyAddress: m.ingress,
 		Kernel: kernel, Rules: NFTables(conn), Firewall: firewall.All{conn, iptables.Firewall{Kernel: legacy}},
 		Log:      slog.New(slog.DiscardHandler),
-		FastPath: FastPath{Conn: &fastpath.Kernel{NSFD: m.ns.FD()}, On: m.fast},
+		FastPath: FastPath{Conn: path, On: m.fast},
 		Report:   func(finder, key string, p []model.Problem) { m.bad.Store(finder+" "+key, p) }}
 	m.encryption(&c)
 	return c

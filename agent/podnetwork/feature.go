@@ -75,7 +75,7 @@ func (f *Feature) Own(n *agent.Node) []agent.Part {
 // Leave implements agent.Leaver: pods are of another CNI, whose bridges are looked at for what depends on them.
 func (f *Feature) Leave(n *agent.Node) []agent.Part {
 	// Pods that an earlier agent has made may be running still.
-	if err := (&fastpath.Kernel{}).Remove(context.Background()); err != nil {
+	if err := n.FastPath.Remove(context.Background()); err != nil {
 		n.SetCondition("podnetwork: the fast path of an earlier agent", err)
 	}
 	if !n.Config.Service.Enabled && !n.Config.NetworkPolicy.Enabled {
@@ -119,7 +119,7 @@ func (f *Feature) run(ctx context.Context, n *agent.Node) error {
 		return err
 	}
 	c := podnetwork.Config{
-		FastPath:   podnetwork.FastPath{Conn: &fastpath.Kernel{}, On: plane.FastPath()},
+		FastPath:   podnetwork.FastPath{Conn: n.FastPath, On: plane.FastPath()},
 		Encryption: encryption, NFT: n.NFT,
 		Node: n.Name, Store: n.Store, NSFD: int(n.NetNS.Fd()), StateDir: n.State, Socket: call.Socket,
 		Tombstones: call.Tombstones, Sysctl: n.Sysctl,

@@ -65,7 +65,7 @@ func Report(err error, program string, stderr io.Writer) int {
 	errors.As(err, &status)
 	if status.Cause != nil {
 		lines := strings.FieldsFunc(status.Cause.Error(), func(r rune) bool { return r == '\n' || r == '\r' })
-		fmt.Fprintf(stderr, "%s: %s\n", program, strings.Join(lines, "; "))
+		fmt.Fprintf(visibly(stderr), "%s: %s\n", program, strings.Join(lines, "; "))
 	}
 	return status.Code
 }

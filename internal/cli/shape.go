@@ -27,7 +27,8 @@ func Internal(commands ...*cobra.Command) []*cobra.Command {
 }
 
 // Shape gives all commands below root the same manners: a wrong command line ends with status 2, groups refuse
-// commands that do not exist, and help shows the name by which the program was called.
+// commands that do not exist, help shows the name by which the program was called, and a terminal obeys nothing of
+// what is printed.
 func Shape(root *cobra.Command, calledAs string) {
 	if strings.TrimSuffix(filepath.Base(calledAs), ".exe") == plugin {
 		root.Annotations = map[string]string{cobra.CommandDisplayNameAnnotation: "kubectl wayleave"}
@@ -43,6 +44,16 @@ func Shape(root *cobra.Command, calledAs string) {
 func shape(c *cobra.Command) {
 	if !c.Runnable() {
 		c.Args, c.RunE = noSuchCommand, func(c *cobra.Command, _ []string) error { return c.Help() }
+	}
+	if run := c.RunE; run != nil {
+		c.RunE = func(c *cobra.Command, list []string) error {
+			out, errs := visibly(c.OutOrStdout()), visibly(c.ErrOrStderr())
+			defer out.end()
+			defer errs.end()
+			c.SetOut(out)
+			c.SetErr(errs)
+			return run(c, list)
+		}
 	}
 	args := c.Args
 	c.Args = func(c *cobra.Command, list []string) error {

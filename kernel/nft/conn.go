@@ -76,6 +76,10 @@ type Conn interface {
 
 // Kernel is the Conn of a network namespace.
 type Kernel struct {
+	// Changed, which may be nil, is called after each transaction, before its method returns; an error of Changed is
+	// one of the method. It may not be set while methods run.
+	Changed func() error
+
 	netns int
 	own   *ownPorts
 
@@ -183,11 +187,15 @@ func (k *Kernel) transact(ctx context.Context, x *transaction, names string) err
 	var errno unix.Errno
 	switch {
 	case errors.As(err, &errno):
-		return fmt.Errorf("nftables: table %s: the kernel refused the transaction: %w", names, errno)
+		err = fmt.Errorf("nftables: table %s: the kernel refused the transaction: %w", names, errno)
 	case err != nil:
-		return fmt.Errorf("nftables: table %s: %w", names, err)
+		err = fmt.Errorf("nftables: table %s: %w", names, err)
 	}
-	return nil
+	if k.Changed != nil {
+		// Also after an error: the kernel may have done it all the same.
+		err = errors.Join(err, k.Changed())
+	}
+	return err
 }
 
 // keep opens the socket for transactions when there is none.

@@ -191,6 +191,27 @@ func TestABatchIsWholeOrNothing(t *testing.T) {
 	}
 }
 
+// Each transaction is told before it returns, also one that the kernel refuses, and a failure to tell is its own.
+func TestEachTransactionIsTold(t *testing.T) {
+	_, k := conn(t)
+	table, batch := sample(IPv4)
+	told := 0
+	var failed error
+	k.Changed = func() error { told++; return failed }
+	if err := k.CommitAll(t.Context(), Change{table, batch}); err != nil || told != 1 {
+		t.Errorf("a commit: told %d times, %v", told, err)
+	}
+	key := Pack(netip.MustParseAddr("10.96.0.9"), uint8(6), uint16(1))
+	wrong := Batch{Add: map[string][]Element{"frontends": {{Key: key, Data: "no-such-chain"}}}}
+	if err := k.Commit(t.Context(), table, wrong); err == nil || told != 2 {
+		t.Errorf("a commit that is refused: told %d times, %v", told, err)
+	}
+	failed = errors.New("not told")
+	if err := k.Remove(t.Context(), table); !errors.Is(err, failed) || told != 3 {
+		t.Errorf("a removal: told %d times, %v", told, err)
+	}
+}
+
 func TestAnotherLayoutDoesNotFit(t *testing.T) {
 	table, batch := sample(IPv4)
 	_, k := conn(t)

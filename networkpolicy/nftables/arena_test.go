@@ -46,6 +46,8 @@ type arena struct {
 	planner *networkpolicy.Planner
 	entries map[entryKey]entry
 	mode    *Mode
+	// sport is the source port of packets.
+	sport uint16
 
 	// want says for each number that was sent whether it may arrive; got where it did.
 	want []bool
@@ -77,7 +79,7 @@ const icmp = model.Protocol(1)
 
 func newArena(t testing.TB) *arena {
 	t.Helper()
-	a := &arena{t: t, entries: map[entryKey]entry{}, got: map[uint32]int{}, want: []bool{true}}
+	a := &arena{t: t, entries: map[entryKey]entry{}, got: map[uint32]int{}, want: []bool{true}, sport: 40000}
 	a.node = &arenaEnd{NS: testnet.New(t, "node"), addrs: [2]netip.Addr{nodeAddr(false), nodeAddr(true)}}
 	a.node.Router()
 	for i, name := range world.Names() {
@@ -349,7 +351,10 @@ func (a *arena) shoot(from, to int, s shot, n uint32) {
 }
 
 func (a *arena) send(e *arenaEnd, src, dst netip.Addr, proto model.Protocol, p uint16, n uint32) {
-	raw := packet(src, dst, proto, p, n)
+	a.sendRaw(e, packet(src, dst, proto, a.sport, p, n), src, dst)
+}
+
+func (a *arena) sendRaw(e *arenaEnd, raw []byte, src, dst netip.Addr) {
 	var err error
 	if dst.Is6() {
 		err = unix.Sendto(e.raw[1], raw, 0, &unix.SockaddrInet6{Addr: dst.As16()})
@@ -432,8 +437,7 @@ func (a *arena) arrived(i int, id uint32) {
 }
 
 // packet makes the first packet of a flow, which carries a number.
-func packet(src, dst netip.Addr, proto model.Protocol, dport uint16, n uint32) []byte {
-	const sport = 40000
+func packet(src, dst netip.Addr, proto model.Protocol, sport, dport uint16, n uint32) []byte {
 	ports := binary.BigEndian.AppendUint16(binary.BigEndian.AppendUint16(nil, sport), dport)
 	var l4 []byte
 	next, sum := uint8(proto), 0
@@ -455,6 +459,11 @@ func packet(src, dst netip.Addr, proto model.Protocol, dport uint16, n uint32) [
 			l4[0], next = 128, unix.IPPROTO_ICMPV6
 		}
 	}
+	return network(src, dst, proto, next, l4, sum)
+}
+
+// network puts the header of IP before l4, whose checksum is at sum if that is not 0.
+func network(src, dst netip.Addr, proto model.Protocol, next uint8, l4 []byte, sum int) []byte {
 	if sum > 0 {
 		pseudo := l4
 		if proto != icmp || src.Is6() {

@@ -211,7 +211,7 @@ func TestWhatWasDroppedIsDroppedAgain(t *testing.T) {
 				t.Errorf("a datagram that is denied: %v", err)
 			}
 		}
-		syn := [][]byte{packet(at(b.addrs, is6), to.Addr(), model.TCP, 80, 1)}
+		syn := [][]byte{packet(at(b.addrs, is6), to.Addr(), model.TCP, 40000, 80, 1)}
 		for range 3 {
 			sendRaw(t, b.NS, to.Addr(), syn)
 		}

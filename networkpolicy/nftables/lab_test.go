@@ -32,6 +32,8 @@ type lab struct {
 	entries map[entryKey]entry
 	// forgets is how long the fast path uses an answer of connection tracking.
 	forgets time.Duration
+	// path is the fast path, if there is one.
+	path *fastpath.Kernel
 }
 
 type pod struct {
@@ -136,6 +138,7 @@ func (l *lab) fastPath() (took func() uint64) {
 		s.Pods = append(s.Pods, fastpath.Pod{Link: name, Addrs: p.addrs[:]})
 	}
 	l.node.Sysctl("net/netfilter/nf_conntrack_tcp_be_liberal", "1")
+	l.conn.Changed, l.path = k.Revoke, k
 	if r, err := k.Set(l.t.Context(), s); err != nil || r.Pods != len(l.pods) {
 		l.t.Fatalf("the fast path is at %+v, %v", r, err)
 	}

@@ -77,7 +77,7 @@ func writeBundle(cmd *cobra.Command, at cli.Cluster, file, version string) (x bu
 	}
 	parts := bundle.Parts(f, c, bundleTexts(read, f, c))
 	if file == "-" {
-		return bundle.Write(ctx, cmd.OutOrStdout(), "wayleave-support", version, parts, bundle.DefaultLimits())
+		return bundle.Write(ctx, cli.Raw(cmd.OutOrStdout()), "wayleave-support", version, parts, bundle.DefaultLimits())
 	}
 	to, err := os.OpenFile(file, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {

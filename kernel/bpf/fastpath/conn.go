@@ -33,17 +33,24 @@ type Report struct {
 type Redirected struct {
 	// Local went to a pod of this node, Remote to another node.
 	Local, Remote uint64
+	// Begun are connections whose first packet was redirected, and Dropped answers to first packets whose connection
+	// policy forbids by now.
+	Begun, Dropped uint64
 }
 
 // ErrUnsupported means that the kernel has not what the program needs.
 var ErrUnsupported = errors.New("the kernel does not support the fast path")
 
-// Conn is the kernel. Its methods must not be called concurrently, except Redirected.
+// Conn is the kernel. Its methods must not be called concurrently, except Redirected and Revoke.
 type Conn interface {
 	// Possible returns ErrUnsupported with the reason if the kernel lacks something. It leaves nothing.
 	Possible() error
 	// Set replaces the whole state. The first call replaces programs of an earlier process.
 	Set(context.Context, State) (Report, error)
+	// Revoke has the stack decide about each new connection that begins after it returns, and again once it has
+	// accepted one. It is called after each change of the rules that decide. Programs of an earlier process leave new
+	// connections to the stack for good.
+	Revoke() error
 	// Redirected returns what the programs have redirected since the first Set.
 	Redirected() (Redirected, error)
 	// Remove detaches all programs; connections continue by the stack.

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -27,6 +29,8 @@ type Kernel struct {
 	loaded *ebpf.Collection
 	id     ebpf.ProgramID
 	have   content
+
+	permits permits
 }
 
 var _ Conn = (*Kernel)(nil)
@@ -49,6 +53,9 @@ const loopback = 1
 
 func load() (*ebpf.Collection, error) {
 	spec, err := loadProgram()
+	if err == nil {
+		err = spec.Variables["seed"].Set(rand.Uint32())
+	}
 	if err != nil {
 		return nil, fmt.Errorf("fast path: %w", err)
 	}
@@ -88,7 +95,11 @@ func (k *Kernel) set(s State) (Report, error) {
 	if err != nil {
 		return r, err
 	}
-	if err := k.write(want); err != nil {
+	changed, err := k.write(want)
+	if changed || err != nil {
+		err = errors.Join(err, k.permits.revoke(k.loaded.Maps[generationName]))
+	}
+	if err != nil {
 		return r, err
 	}
 	links, err := indexes()
@@ -103,7 +114,10 @@ func (k *Kernel) set(s State) (Report, error) {
 			errs = append(errs, ignoreGone(detach(at)))
 		}
 	}
-	return r, errors.Join(errs...)
+	if err := errors.Join(errs...); err != nil {
+		return r, err
+	}
+	return r, k.permits.allow(k.loaded.Maps[generationName])
 }
 
 // ignoreGone returns nil for a link that was removed meanwhile.
@@ -187,7 +201,8 @@ func (k *Kernel) Redirected() (out Redirected, err error) {
 	if k.loaded == nil {
 		return out, nil
 	}
-	for way, sum := range map[uint32]*uint64{wayPeer: &out.Local, wayNeighbour: &out.Remote} {
+	for way, sum := range map[uint32]*uint64{wayPeer: &out.Local, wayNeighbour: &out.Remote, countBegun: &out.Begun,
+		countDropped: &out.Dropped} {
 		var each []uint64
 		if err := k.loaded.Maps["redirected"].Lookup(way, &each); err != nil {
 			return out, fmt.Errorf("fast path: counters: %w", err)
@@ -203,9 +218,14 @@ func (k *Kernel) Redirected() (out Redirected, err error) {
 func (k *Kernel) Remove(context.Context) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	k.permits.close()
 	err := namespace.Do(k.NSFD, func() error {
-		links, err := indexes()
-		errs := []error{err}
+		began, err := stopBeginning()
+		if began {
+			time.Sleep(handshake)
+		}
+		links, err2 := indexes()
+		errs := []error{err, err2}
 		for _, at := range links {
 			errs = append(errs, ignoreUnsupported(ignoreGone(detach(at))))
 		}

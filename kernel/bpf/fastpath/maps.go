@@ -3,6 +3,7 @@ package fastpath
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -17,6 +18,12 @@ import (
 const (
 	wayPeer      = 1
 	wayNeighbour = 2
+)
+
+// Further counters, as in fastpath.c.
+const (
+	countBegun   = 3
+	countDropped = 4
 )
 
 // pod is struct pod of fastpath.c.
@@ -141,17 +148,18 @@ func neighbours() (map[neighbour]net.HardwareAddr, error) {
 	return out, nil
 }
 
-// write brings the maps to what is wanted.
-func (k *Kernel) write(want content) error {
+// write brings the maps to what is wanted, and reports whether that changed anything.
+func (k *Kernel) write(want content) (changed bool, err error) {
 	if err := writeTimeouts(k.loaded.Maps["timeouts"]); err != nil {
-		return err
+		return false, err
 	}
+	changed = !maps.Equal(k.have.pods, want.pods) || !maps.Equal(k.have.uplinks, want.uplinks)
 	if err := errors.Join(update(k.loaded.Maps["pods"], k.have.pods, want.pods),
 		update(k.loaded.Maps["uplinks"], k.have.uplinks, want.uplinks)); err != nil {
-		return err
+		return changed, err
 	}
 	k.have = want
-	return nil
+	return changed, nil
 }
 
 // update deletes what is not wanted, then sets what differs.
@@ -174,13 +182,17 @@ func update[K, V comparable](m *ebpf.Map, have, want map[K]V) error {
 	return nil
 }
 
+// timeouts are the names of the timeouts, in the order of fastpath.c.
+var timeouts = [...]string{"nf_conntrack_tcp_timeout_established", "nf_conntrack_udp_timeout_stream",
+	"nf_conntrack_tcp_timeout_syn_sent", "nf_conntrack_tcp_timeout_syn_recv", "nf_conntrack_tcp_timeout_close"}
+
 // sysctls are those of connection tracking in the network namespace of the thread.
 const sysctls = "/proc/sys/net/netfilter/"
 
 // writeTimeouts passes the timeouts of the namespace to the program. While connection tracking is not loaded there are
 // none, and no connections.
 func writeTimeouts(m *ebpf.Map) error {
-	for i, name := range []string{"nf_conntrack_tcp_timeout_established", "nf_conntrack_udp_timeout_stream"} {
+	for i, name := range timeouts {
 		raw, err := os.ReadFile(sysctls + name)
 		if errors.Is(err, os.ErrNotExist) {
 			continue

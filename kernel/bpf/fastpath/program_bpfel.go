@@ -37,6 +37,26 @@ type programFlowKey struct {
 	Protocol uint32
 }
 
+type programPair struct {
+	_    structs.HostLayout
+	Lock struct {
+		_   structs.HostLayout
+		Val uint32
+	}
+	Sport     uint32
+	Asked     uint64
+	AskedAt   uint64
+	Allowed   uint64
+	AllowedAt uint64
+	Key       struct {
+		_     structs.HostLayout
+		Src   programAddress
+		Dst   programAddress
+		Link  uint32
+		Dport uint32
+	}
+}
+
 type programPod struct {
 	_    structs.HostLayout
 	Link uint32
@@ -49,11 +69,14 @@ type programPod struct {
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	programMapFlows       = "flows"
+	programMapGeneration  = "generation"
+	programMapPairs       = "pairs"
 	programMapPods        = "pods"
 	programMapRedirected  = "redirected"
 	programMapTimeouts    = "timeouts"
 	programMapUplinks     = "uplinks"
 	programProgWlFastpath = "wl_fastpath"
+	programVarSeed        = "seed"
 )
 
 // loadProgram returns the embedded CollectionSpec for program.
@@ -106,6 +129,8 @@ type programProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type programMapSpecs struct {
 	Flows      *ebpf.MapSpec `ebpf:"flows"`
+	Generation *ebpf.MapSpec `ebpf:"generation"`
+	Pairs      *ebpf.MapSpec `ebpf:"pairs"`
 	Pods       *ebpf.MapSpec `ebpf:"pods"`
 	Redirected *ebpf.MapSpec `ebpf:"redirected"`
 	Timeouts   *ebpf.MapSpec `ebpf:"timeouts"`
@@ -116,6 +141,7 @@ type programMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type programVariableSpecs struct {
+	Seed *ebpf.VariableSpec `ebpf:"seed"`
 }
 
 // programObjects contains all objects after they have been loaded into the kernel.
@@ -139,6 +165,8 @@ func (o *programObjects) Close() error {
 // It can be passed to loadProgramObjects or ebpf.CollectionSpec.LoadAndAssign.
 type programMaps struct {
 	Flows      *ebpf.Map `ebpf:"flows"`
+	Generation *ebpf.Map `ebpf:"generation"`
+	Pairs      *ebpf.Map `ebpf:"pairs"`
 	Pods       *ebpf.Map `ebpf:"pods"`
 	Redirected *ebpf.Map `ebpf:"redirected"`
 	Timeouts   *ebpf.Map `ebpf:"timeouts"`
@@ -148,6 +176,8 @@ type programMaps struct {
 func (m *programMaps) Close() error {
 	return _ProgramClose(
 		m.Flows,
+		m.Generation,
+		m.Pairs,
 		m.Pods,
 		m.Redirected,
 		m.Timeouts,
@@ -159,6 +189,7 @@ func (m *programMaps) Close() error {
 //
 // It can be passed to loadProgramObjects or ebpf.CollectionSpec.LoadAndAssign.
 type programVariables struct {
+	Seed *ebpf.Variable `ebpf:"seed"`
 }
 
 // programPrograms contains all programs after they have been loaded into the kernel.

@@ -5,11 +5,14 @@ import (
 	"encoding/binary"
 	"errors"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
+
+	"wayleave.dev/internal/testnet"
 )
 
 // Verdicts of the program.
@@ -225,7 +228,7 @@ func TestLayout(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, want := range map[string][2]int{"flows": {binary.Size(flowKey{}), binary.Size(flow{})},
-		"pods": {16, binary.Size(pod{})}} {
+		"pods": {16, binary.Size(pod{})}, "pairs": {4, binary.Size(pair{})}} {
 		if m := spec.Maps[name]; int(m.KeySize) != want[0] || int(m.ValueSize) != want[1] {
 			t.Errorf("%s has keys of %d bytes and values of %d, want %v", name, m.KeySize, m.ValueSize, want)
 		}
@@ -233,4 +236,148 @@ func TestLayout(t *testing.T) {
 	if m := spec.Maps["flows"]; m.Type != ebpf.LRUHash {
 		t.Errorf("flows are a %s", m.Type)
 	}
+}
+
+// A SYN like one that the stack accepted lately is redirected, and no other one.
+func TestVerdictsOfSYNs(t *testing.T) {
+	ns := testnet.New(t, "node")
+	// The rule has connection tracking work.
+	ns.Run("nft", "add table inet t; add chain inet t f { type filter hook forward priority 0; }; "+
+		"add rule inet t f ct state established accept")
+	k := &Kernel{NSFD: ns.FD()}
+	if err := k.Possible(); errors.Is(err, ErrUnsupported) {
+		t.Skip(err)
+	}
+	spec, err := loadProgram()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := ebpf.NewCollection(spec) // the seed is 0
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range timeouts {
+		must(c.Maps["timeouts"].Put(uint32(i), uint32(60000)))
+	}
+	// Packets come from an uplink: the loopback, where the test has them arrive.
+	must(c.Maps["uplinks"].Put(uint32(loopback), uint32(1)))
+	for _, is6 := range []bool{false, true} {
+		_, dst := ends(is6)
+		must(c.Maps["pods"].Put(dst.As16(), pod{Link: loopback + 1, MTU: 1500}))
+	}
+	const generation = 7
+	known := func(is6 bool, change func(*pair)) {
+		src, dst := ends(is6)
+		var now unix.Timespec
+		must(unix.ClockGettime(unix.CLOCK_MONOTONIC_COARSE, &now))
+		p := pair{Allowed: generation, AllowedAt: uint64(now.Nano()), Key: pairKey{src.As16(), dst.As16(), loopback,
+			uint32(binary.NativeEndian.Uint16([]byte{0, 80}))}}
+		at := p.Key.place()
+		if change != nil {
+			change(&p)
+		}
+		must(c.Maps[generationName].Put(uint32(0), uint64(generation)))
+		must(c.Maps["pairs"].Put(at, p))
+	}
+	syn := func(is6 bool, data int, change func([]byte)) []byte {
+		return frame(is6, unix.IPPROTO_TCP, data, func(ip []byte) {
+			flags := 33
+			if is6 {
+				flags = 53
+			}
+			ip[flags] = 2
+			if change != nil {
+				change(ip)
+			}
+		})
+	}
+	set := func(at int, v byte) func([]byte) { return func(ip []byte) { ip[at] = v } }
+	for _, tt := range []struct {
+		name  string
+		is6   bool
+		frame []byte
+		pair  func(*pair)
+		fast  bool
+	}{
+		{"allowed", false, syn(false, 0, nil), nil, true},
+		{"allowed, IPv6", true, syn(true, 0, nil), nil, true},
+		{"of another generation", false, syn(false, 0, nil), func(p *pair) { p.Allowed-- }, false},
+		{"of no generation", false, syn(false, 0, nil), func(p *pair) { p.Allowed = 0 }, false},
+		{"too long ago", false, syn(false, 0, nil), func(p *pair) { p.AllowedAt -= 600e6 }, false},
+		{"another place of the hash", false, syn(false, 0, nil), func(p *pair) { p.Key.Dport++ }, false},
+		{"that arrived elsewhere", false, syn(false, 0, nil), func(p *pair) { p.Key.Link++ }, false},
+		{"another port", false, syn(false, 0, set(23, 81)), nil, false},
+		{"another source", false, syn(false, 0, set(15, 9)), nil, false},
+		{"another source port", false, syn(false, 0, set(21, 9)), nil, true},
+		{"with data", false, syn(false, 1, nil), nil, false},
+		{"with options of IP", false, syn(false, 0, set(0, 0x46)), nil, false},
+		{"a fragment", false, syn(false, 0, set(6, 0x20)), nil, false},
+		{"a TTL that ends", false, syn(false, 0, set(8, 1)), nil, false},
+		{"SYN and FIN", false, syn(false, 0, set(33, 3)), nil, false},
+		{"SYN and RST", false, syn(false, 0, set(33, 6)), nil, false},
+		{"SYN and ACK", false, syn(false, 0, set(33, 0x12)), nil, false},
+	} {
+		var ret uint32
+		ns.ForgetFlows()
+		for begin := time.Now(); ; begin = time.Now() {
+			known(tt.is6, tt.pair)
+			ns.Must(func() (err error) { ret, _, err = c.Programs[programName].Test(tt.frame); return err })
+			if time.Since(begin) < 200*time.Millisecond || !tt.fast {
+				break
+			}
+			ns.ForgetFlows()
+		}
+		if want := map[bool]uint32{true: redirected, false: toStack}[tt.fast]; ret != want {
+			t.Errorf("%s: the verdict is %d, want %d", tt.name, int32(ret), int32(want))
+		}
+		out, err := ns.Try("sh", "-c", "conntrack -L -p tcp; conntrack -L -f ipv6 -p tcp")
+		must(err)
+		if strings.Contains(out, "NONE") != tt.fast {
+			t.Errorf("%s: there are the connections %q", tt.name, out)
+		}
+	}
+	// A connection that exists has its packets in the stack, in both directions.
+	known(false, nil)
+	for range 2 {
+		var ret uint32
+		ns.Must(func() (err error) { ret, _, err = c.Programs[programName].Test(syn(false, 0, nil)); return err })
+		known(false, nil)
+		if ret == toStack {
+			return
+		}
+	}
+	t.Error("two SYNs of one connection were redirected")
+}
+
+// pair and pairKey are the types of fastpath.c.
+type pairKey struct {
+	Src, Dst    [16]byte
+	Link, Dport uint32
+}
+
+type pair struct {
+	Lock, Sport                        uint32
+	Asked, AskedAt, Allowed, AllowedAt uint64
+	Key                                pairKey
+}
+
+// place is the place of a key with the seed 0.
+func (k pairKey) place() uint32 {
+	raw, err := binary.Append(nil, binary.NativeEndian, k)
+	if err != nil {
+		panic(err)
+	}
+	hash := uint32(0)
+	for ; len(raw) > 0; raw = raw[4:] {
+		hash = (hash ^ binary.NativeEndian.Uint32(raw)) * 0x9e3779b1
+		hash ^= hash >> 15
+	}
+	return hash % 16384
 }
