@@ -1,6 +1,7 @@
 package config
 
 import (
+	"bytes"
 	"fmt"
 	"maps"
 	"path"
@@ -25,7 +26,7 @@ type Imported struct {
 func ImportKubeProxy(raw []byte, flags []string) (Imported, error) {
 	i := &proxyImport{checked: newReader(), found: map[string]any{}}
 	if len(raw) > 0 {
-		tree, err := proxyTree(inConfigMap(raw))
+		tree, err := proxyTree(i.document(raw))
 		if err != nil {
 			return Imported{}, err
 		}
@@ -42,16 +43,48 @@ func ImportKubeProxy(raw []byte, flags []string) (Imported, error) {
 	return i.Imported, nil
 }
 
-// inConfigMap returns the file in kubeadm's ConfigMap kube-proxy; other input is returned unchanged.
+// document returns the KubeProxyConfiguration among the documents of a file, as kubeadm's have several, and reports the
+// others. A file without one is returned unchanged.
+func (i *proxyImport) document(raw []byte) []byte {
+	docs := bytes.Split(raw, []byte("\n---"))
+	found := slices.IndexFunc(docs, func(d []byte) bool { return kindOf(inConfigMap(d)) == proxyKind })
+	if found < 0 {
+		return inConfigMap(raw)
+	}
+	for n, d := range docs {
+		if kind := kindOf(d); n != found && kind != "" {
+			i.lost(fmt.Sprintf("document %d", n+1), "%s is not read; only one %s is", kind, proxyKind)
+		}
+	}
+	return inConfigMap(docs[found])
+}
+
+func kindOf(doc []byte) string {
+	var in struct {
+		Kind string `json:"kind"`
+	}
+	if err := yaml.Unmarshal(doc, &in); err != nil {
+		return ""
+	}
+	return in.Kind
+}
+
+// inConfigMap returns the KubeProxyConfiguration in a ConfigMap: of kubeadm the key config.conf, of others another one.
+// Other input is returned unchanged.
 func inConfigMap(raw []byte) []byte {
 	var in struct {
 		Kind string            `json:"kind"`
 		Data map[string]string `json:"data"`
 	}
-	if err := yaml.Unmarshal(raw, &in); err != nil || in.Kind != "ConfigMap" || in.Data[proxyFile] == "" {
+	if err := yaml.Unmarshal(raw, &in); err != nil || in.Kind != "ConfigMap" {
 		return raw
 	}
-	return []byte(in.Data[proxyFile])
+	for _, key := range append([]string{proxyFile}, slices.Sorted(maps.Keys(in.Data))...) {
+		if kindOf([]byte(in.Data[key])) == proxyKind {
+			return []byte(in.Data[key])
+		}
+	}
+	return raw
 }
 
 // proxyImport is a running import.
@@ -112,7 +145,7 @@ func (i *proxyImport) flags(args []string, file bool) {
 	table := proxyFlags()
 	for n := 0; n < len(args); n++ {
 		name, v, hasValue := strings.Cut(strings.TrimLeft(args[n], "-"), "=")
-		if !strings.HasPrefix(args[n], "-") {
+		if _, known := table[name]; !strings.HasPrefix(args[n], "-") && !(known && hasValue) { // k3s: NAME=VALUE
 			if path.Base(args[n]) != "kube-proxy" {
 				i.lost(args[n], "is not a flag")
 			}

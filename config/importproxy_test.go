@@ -172,6 +172,65 @@ func TestImportsOfKubeProxy(t *testing.T) {
 	}
 }
 
+// Files as people have them: several documents, ConfigMaps with another key, and arguments of k3s without dashes.
+func TestShapesOfKubeProxysConfiguration(t *testing.T) {
+	const conf = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nmode: ipvs\n"
+	indented := strings.ReplaceAll("\n"+strings.TrimSpace(conf), "\n", "\n    ")
+	for _, tc := range []struct{ what, in, lost string }{
+		{"one document", conf, ""},
+		{"kubeadm's configuration", "apiVersion: kubeadm.k8s.io/v1beta4\nkind: ClusterConfiguration\n---\n" + conf,
+			"document 1: ClusterConfiguration is not read; only one KubeProxyConfiguration is"},
+		{"two of them", conf + "---\n" + conf, "document 2: KubeProxyConfiguration is not read; only one " +
+			"KubeProxyConfiguration is"},
+		{"a document of comments", "# kube-proxy\n---\n" + conf + "---\n", ""},
+		{"a ConfigMap of EKS", "apiVersion: v1\nkind: ConfigMap\ndata:\n  config: |-" + indented + "\n", ""},
+		{"kubeadm's ConfigMap", "apiVersion: v1\nkind: ConfigMap\ndata:\n  config.conf: |-" + indented +
+			"\n  kubeconfig.conf: |-\n    kind: Config\n", ""},
+	} {
+		got, err := ImportKubeProxy([]byte(tc.in), nil)
+		if err != nil || string(got.Settings) != "mode: ipvs\n" || strings.Join(got.Lost, "\n") != tc.lost {
+			t.Errorf("%s: %q, lost %q, %v", tc.what, got.Settings, got.Lost, err)
+		}
+	}
+	got, err := ImportKubeProxy(nil, []string{"proxy-mode=ipvs", "ipvs-scheduler=rr", "unknown=1"})
+	if err != nil || string(got.Settings) != "ipvs:\n  scheduler: rr\nmode: ipvs\n" ||
+		strings.Join(got.Lost, "\n") != "unknown=1: is not a flag" {
+		t.Errorf("arguments of k3s: %q, lost %q, %v", got.Settings, got.Lost, err)
+	}
+}
+
+// Configurations of public reports.
+func TestReportsOfKubeProxysConfiguration(t *testing.T) {
+	const head = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n"
+	for _, tc := range []struct {
+		report, file string
+		flags        []string
+		want         string
+		lost         string
+	}{
+		{report: "hetzner-k3s#191", flags: []string{"proxy-mode=ipvs", "ipvs-scheduler=lc"},
+			want: "ipvs:\n  scheduler: lc\nmode: ipvs\n"},
+		{report: "rancher#35430", flags: []string{"ipvs-strict-arp=true", "proxy-mode=ipvs"}, want: "mode: ipvs\n"},
+		{report: "k3s#11153", flags: []string{"kube-proxy", "--cluster-cidr=10.42.0.0/16", "--conntrack-max-per-core=0",
+			"--conntrack-tcp-timeout-close-wait=0s", "--conntrack-tcp-timeout-established=0s",
+			"--healthz-bind-address=127.0.0.1", "--hostname-override=n1", "--kubeconfig=/k", "--proxy-mode=iptables"},
+			want: "mode: iptables\nservice:\n  conntrack:\n    maxPerCore: 0\n    tcpCloseWaitTimeout: 0s\n    " +
+				"tcpEstablishedTimeout: 0s\n",
+			lost: "--healthz-bind-address: found \"127.0.0.1\"; health is served at :10256"},
+		{report: "kubernetes#123105", file: head + "nodePortAddresses: [primary]\n",
+			want: "service:\n  nodePortAddresses:\n  - primary\n"},
+		{report: "kubernetes#105832", file: head + "clusterCIDR: 10.244.0.0/16,fd00:10:244::/56\n"},
+		{report: "kubespray#4788", file: head + "mode: ipvs\nipvs: {strictARP: true, excludeCIDRs: null}\n",
+			want: "mode: ipvs\n"},
+	} {
+		got, err := ImportKubeProxy([]byte(tc.file), tc.flags)
+		if err != nil || string(got.Settings) != tc.want || strings.Join(got.Lost, "\n") != tc.lost {
+			t.Errorf("%s: got %q, lost %q, %v; want %q, lost %q", tc.report, got.Settings, got.Lost, err, tc.want,
+				tc.lost)
+		}
+	}
+}
+
 func FuzzImportKubeProxy(f *testing.F) {
 	f.Add(proxyHead+"mode: ipvs\n", "--proxy-mode=ipvs --nodeport-addresses a,b")
 	f.Fuzz(func(t *testing.T, file, flags string) {

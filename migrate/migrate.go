@@ -3,9 +3,12 @@
 package migrate
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
+
+	"sigs.k8s.io/yaml"
 
 	"wayleave.dev/config"
 	"wayleave.dev/dns/corefile"
@@ -70,13 +73,18 @@ func KubeProxy(in io.Reader, flags []string, out, notes io.Writer) error {
 }
 
 // Corefile writes settings from a Corefile of CoreDNS, and says of every line what becomes of it, with the file's name
-// where it has one. The error is as for MetalLB.
+// where it has one. in may also be YAML of ConfigMaps: the key Corefile of one, which may import other keys. The error
+// is as for MetalLB.
 func Corefile(in io.Reader, name string, out, notes io.Writer) error {
 	raw, err := io.ReadAll(io.LimitReader(in, maxInput))
 	if err != nil {
 		return err
 	}
-	settings, list, err := corefile.Translate(string(raw), config.Has)
+	text, files, err := corefileOf(raw)
+	if err != nil {
+		return err
+	}
+	settings, list, err := corefile.TranslateWith(text, files, config.Has)
 	if err != nil {
 		return err
 	}
@@ -91,6 +99,46 @@ func Corefile(in io.Reader, name string, out, notes io.Writer) error {
 		return fmt.Errorf("the Corefile has values that are none:\n%w", err)
 	}
 	return finish(out, settings, lost)
+}
+
+// configMap is what a Corefile is read from.
+type configMap struct {
+	Kind string
+	Data map[string]string
+}
+
+// corefileOf returns a Corefile, and what it may import, of a text that is one, or YAML of ConfigMaps.
+func corefileOf(raw []byte) (text string, files map[string]string, err error) {
+	raw = bytes.TrimPrefix(raw, []byte("\ufeff"))
+	files = map[string]string{}
+	found := ""
+	for doc := range bytes.SplitSeq(raw, []byte("\n---")) {
+		var list struct{ Items []configMap }
+		var one configMap
+		if yaml.Unmarshal(doc, &one) != nil || yaml.Unmarshal(doc, &list) != nil {
+			return string(raw), nil, nil // no YAML: a Corefile
+		}
+		if list.Items == nil {
+			list.Items = []configMap{one}
+		}
+		for _, c := range list.Items {
+			if c.Kind == "ConfigMap" && found == "" {
+				found = "ConfigMap"
+			}
+			for k, v := range c.Data {
+				files[k] = v
+			}
+		}
+	}
+	text, ok := files["Corefile"]
+	switch {
+	case ok:
+		delete(files, "Corefile")
+		return text, files, nil
+	case found != "":
+		return "", nil, errors.New("the ConfigMaps have no key Corefile")
+	}
+	return string(raw), nil, nil
 }
 
 // note writes a line about what is imported.

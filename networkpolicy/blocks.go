@@ -77,13 +77,16 @@ type edge struct {
 // them cost no more than few.
 func overlayFamily(list []Block) (out []Block) {
 	edges, kinds := edgesOf(list)
-	active, unions := make([]int, len(kinds)), map[string]Ports{}
+	active, unions, budget := make([]int, len(kinds)), map[string]Ports{}, maxOverlaid
 	for i := 0; i < len(edges); {
 		at := edges[i].at
 		for ; i < len(edges) && edges[i].at == at; i++ {
 			active[edges[i].kind] += edges[i].step
 		}
-		ports := activeUnion(active, kinds, unions)
+		ports, ok := activeUnion(active, kinds, unions, &budget)
+		if !ok {
+			return out // what lies above allows nothing
+		}
 		if ports.Empty() {
 			continue
 		}
@@ -103,6 +106,9 @@ func overlayFamily(list []Block) (out []Block) {
 func edgesOf(list []Block) (edges []edge, kinds []Ports) {
 	for _, b := range list {
 		kind := slices.IndexFunc(kinds, b.Ports.Equal)
+		if kind < 0 && len(kinds) == maxPortSets {
+			continue // it allows nothing
+		}
 		if kind < 0 {
 			kind, kinds = len(kinds), append(kinds, b.Ports)
 		}
@@ -115,8 +121,16 @@ func edgesOf(list []Block) (edges []edge, kinds []Ports) {
 	return edges, kinds
 }
 
-// activeUnion is the ports of all kinds that are active; known ones are remembered.
-func activeUnion(active []int, kinds []Ports, known map[string]Ports) Ports {
+// Bounds of the blocks of a profile: different sets of ports that they have, and ranges of ports of all combinations of
+// them that some address is in. Both are elements in the kernel, and the author of a policy chooses them.
+const (
+	maxPortSets = 256
+	maxOverlaid = 1 << 18
+)
+
+// activeUnion is the ports of all kinds that are active; known ones are remembered. It returns false if the budget of
+// ranges is used up.
+func activeUnion(active []int, kinds []Ports, known map[string]Ports, budget *int) (Ports, bool) {
 	var key []byte
 	for k, n := range active {
 		if n > 0 {
@@ -124,16 +138,21 @@ func activeUnion(active []int, kinds []Ports, known map[string]Ports) Ports {
 		}
 	}
 	if p, ok := known[string(key)]; ok {
-		return p
+		return p, true
 	}
-	var p Ports
+	var all []Ports
 	for k, n := range active {
 		if n > 0 {
-			p = union(p, kinds[k])
+			all = append(all, kinds[k])
+			*budget -= 1 + len(kinds[k].Ranges)
 		}
 	}
+	if *budget < 0 {
+		return Ports{}, false
+	}
+	p := unionOf(all)
 	known[string(key)] = p
-	return p
+	return p, true
 }
 
 // portsAt is what an address may by blocks that are disjoint and sorted.

@@ -31,6 +31,24 @@ func union(a, b Ports) Ports {
 	return normal(slices.Concat(a.Ranges, b.Ranges))
 }
 
+// unionOf is what is in one of many sets, in one pass.
+func unionOf(sets []Ports) (out Ports) {
+	if len(sets) <= 2 {
+		for _, s := range sets {
+			out = union(out, s)
+		}
+		return out
+	}
+	var list []PortRange
+	for _, s := range sets {
+		if s.All {
+			return s
+		}
+		list = append(list, s.Ranges...)
+	}
+	return normal(list)
+}
+
 // normal sorts the list in place, and joins ranges that touch.
 func normal(list []PortRange) Ports {
 	slices.SortFunc(list, func(a, b PortRange) int {

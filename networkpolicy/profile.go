@@ -195,18 +195,21 @@ func (prof *profile) add(r rule, named []model.NamedPort, blocks []Block) []Bloc
 
 // peer returns the ports that a pod may reach from one of its addresses; empty when the profile's groups grant none.
 func (prof *profile) peer(p *pod, a netip.Addr) (out Ports) {
+	var sets []Ports
 	if len(p.groups) < len(prof.grants) {
 		for g := range p.groups {
-			out = union(out, prof.grants[g].at(p))
+			if grant, ok := prof.grants[g]; ok {
+				sets = append(sets, grant.at(p))
+			}
 		}
 	} else {
 		for g, grant := range prof.grants {
 			if _, ok := p.groups[g]; ok {
-				out = union(out, grant.at(p))
+				sets = append(sets, grant.at(p))
 			}
 		}
 	}
-	if out.Empty() {
+	if out = unionOf(sets); out.Empty() {
 		return out
 	}
 	return union(out, portsAt(prof.blocks, a))

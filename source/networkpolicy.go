@@ -23,16 +23,31 @@ func NetworkPolicy(in *networkingv1.NetworkPolicy) (*model.NetworkPolicy, []mode
 	}
 	c.policyTypes(in, out)
 	for i, r := range in.Spec.Ingress {
-		if out.IsolatesIngress {
+		if out.IsolatesIngress && c.within(i, maxPolicyRules, "spec.ingress", "rules") {
 			out.Ingress = append(out.Ingress, c.policyRule(fmt.Sprintf("spec.ingress[%d]", i), "from", r.From, r.Ports))
 		}
 	}
 	for i, r := range in.Spec.Egress {
-		if out.IsolatesEgress {
+		if out.IsolatesEgress && c.within(i, maxPolicyRules, "spec.egress", "rules") {
 			out.Egress = append(out.Egress, c.policyRule(fmt.Sprintf("spec.egress[%d]", i), "to", r.To, r.Ports))
 		}
 	}
 	return out, c.problems
+}
+
+// Bounds of one policy: every combination of its rules is a set of ports of its own, for each pod and block.
+const (
+	maxPolicyRules     = 512 // of a direction
+	maxPolicyPorts     = 4096
+	maxPolicySelectors = 1024
+)
+
+// within reports whether the nth part of a policy, counted from 0, is within a bound. Parts over it allow nothing.
+func (c *checker) within(n, most int, field, parts string) bool {
+	if n == most {
+		c.bad(field, "has more than %d %s, which is the limit; the others allow nothing", most, parts)
+	}
+	return n < most
 }
 
 // policyTypes applies the API's defaults: ingress, and egress if there are egress rules.
@@ -71,6 +86,9 @@ func (c *checker) policyRule(field, peers string, in []networkingv1.NetworkPolic
 	}
 	named := -1
 	for i := range ports {
+		if c.ports++; !c.within(c.ports-1, maxPolicyPorts, field+".ports", "ports in the policy") {
+			continue // the rule has ports, and these allow nothing
+		}
 		if p, ok := c.policyPort(fmt.Sprintf("%s.ports[%d]", field, i), &ports[i]); ok {
 			out.Ports = append(out.Ports, p)
 			if p.Name != "" {
@@ -97,6 +115,9 @@ func (c *checker) policyPeer(field string, in *networkingv1.NetworkPolicyPeer) (
 		return c.ipBlock(field+".ipBlock", in.IPBlock)
 	case !selectors:
 		c.bad(field, "is empty; podSelector, namespaceSelector, both or ipBlock are allowed")
+		return out, false
+	}
+	if c.selectors++; !c.within(c.selectors-1, maxPolicySelectors, field, "selectors in the policy") {
 		return out, false
 	}
 	out.Pods = c.selector(field+".podSelector", in.PodSelector)

@@ -195,3 +195,38 @@ func TestPodsForPolicies(t *testing.T) {
 		t.Errorf("problems are %v", problems)
 	}
 }
+
+// A policy of any size costs a bounded amount of work: parts over the bounds allow nothing, and are named.
+func TestAPolicyHasBounds(t *testing.T) {
+	many := func(n int, text string) string { return strings.TrimSuffix(strings.Repeat(text+", ", n), ", ") }
+	for _, tc := range []struct {
+		name, spec, problem    string
+		rules, ports, selected int
+	}{
+		{"rules", "{podSelector: {}, ingress: [" + many(maxPolicyRules+5, "{}") + "]}", "spec.ingress",
+			maxPolicyRules, 0, 0},
+		{"ports", "{podSelector: {}, egress: [{ports: [" + many(maxPolicyPorts+5, "{port: 1}") +
+			"]}, {ports: [{port: 2}]}]}",
+			"spec.egress[0].ports", 2, maxPolicyPorts, 0},
+		{"selectors", "{podSelector: {}, ingress: [{from: [" + many(maxPolicySelectors+5, "{podSelector: {}}") + "]}]}",
+			"spec.ingress[0].from[1024]", 1, 0, maxPolicySelectors},
+	} {
+		out, problems := policy(t, tc.spec)
+		rules, ports, selected := 0, 0, 0
+		for _, r := range slices.Concat(out.Ingress, out.Egress) {
+			rules++
+			ports += len(r.Ports)
+			selected += len(r.Peers)
+			if tc.ports > 0 && r.AnyPort || tc.selected > 0 && r.AnyPeer {
+				t.Errorf("%s: a rule over the bound allows everything", tc.name)
+			}
+		}
+		if rules != tc.rules || ports != tc.ports || selected != tc.selected {
+			t.Errorf("%s: %d rules, %d ports, %d selectors", tc.name, rules, ports, selected)
+		}
+		if len(problems) != 1 || problems[0].Field != tc.problem ||
+			!strings.Contains(problems[0].Reason, "allow nothing") {
+			t.Errorf("%s: the problems are %v", tc.name, problems)
+		}
+	}
+}

@@ -30,6 +30,8 @@ type checker struct {
 	kind     string
 	object   model.Name
 	problems []model.Problem
+	// ports and selectors count those of a policy's rules.
+	ports, selectors int
 }
 
 func newChecker(kind string, m *metav1.ObjectMeta) *checker {

@@ -51,11 +51,36 @@ func TestImportCorefile(t *testing.T) {
 		file+":2: not carried over: hosts extra.hosts corp.test: ") {
 		t.Errorf("a hosts file: %v, %s", err, &notes)
 	}
+	// A value that is none harms no other.
 	c = root()
+	out.Reset()
+	notes.Reset()
 	c.SetArgs([]string{"dns", "import-corefile", "-"})
-	c.SetIn(strings.NewReader("bad..zone {\n forward . 10.0.0.1\n}"))
-	if err := c.Execute(); err == nil || !strings.Contains(err.Error(),
-		`"bad..zone": a DNS name like cluster.local is allowed`) {
-		t.Errorf("a value that is none: %v", err)
+	c.SetIn(strings.NewReader("bad..zone {\n forward . 10.0.0.1\n}\n. {\n forward . 10.0.0.2\n}"))
+	c.SetOut(&out)
+	c.SetErr(&notes)
+	if err := c.Execute(); err == nil || !strings.Contains(notes.String(), "bad..zone: it is neither") ||
+		out.String() != "dns:\n  upstreams:\n  - 10.0.0.2:53\n" {
+		t.Errorf("a value that is none: %v, %s%s", err, &out, &notes)
+	}
+	// ConfigMaps as kubectl prints them, with what the Corefile imports.
+	c = root()
+	out.Reset()
+	c.SetArgs([]string{"import", "corefile", "-f", "-"})
+	c.SetIn(strings.NewReader("apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: ConfigMap\n  data:\n" +
+		"    Corefile: |\n      .:53 {\n        forward . 9.9.9.9\n      }\n      import custom/*.server\n" +
+		"    NodeHosts: \"\"\n" +
+		"- apiVersion: v1\n  kind: ConfigMap\n  data:\n    corp.server: |\n      corp.test {\n        forward . " +
+		"10.1.0.53\n      }\n"))
+	c.SetOut(&out)
+	if err := c.Execute(); err != nil || out.String() !=
+		"dns:\n  stubDomains:\n    corp.test:\n    - 10.1.0.53:53\n  upstreams:\n  - 9.9.9.9:53\n" {
+		t.Errorf("ConfigMaps: %v\n%s", err, &out)
+	}
+	c = root()
+	c.SetArgs([]string{"import", "corefile", "-f", "-"})
+	c.SetIn(strings.NewReader("apiVersion: v1\nkind: ConfigMap\ndata: {a: b}\n"))
+	if err := c.Execute(); err == nil || err.Error() != "the ConfigMaps have no key Corefile" {
+		t.Errorf("a ConfigMap of another program: %v", err)
 	}
 }

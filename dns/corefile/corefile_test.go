@@ -255,6 +255,33 @@ func TestOddCorefiles(t *testing.T) {
 		"a variable": {". {\n forward . {$UP}\n}", "{}\nline 2: not carried over: {$UP}: " +
 			"variables of CoreDNS's environment are not known here\nline 2: not carried over: forward to {$UP}: " +
 			"servers must be IP addresses, by UDP and TCP or tls://\n"},
+		"networks become reverse zones": {
+			"10.2.0.0/16 2001:db8::/32 10.0.0.0/15 {\n forward . 10.0.0.53\n}\n. {\n forward 192.0.2.0/31 " +
+				"10.0.0.53\n}",
+			"dns:\n  stubDomains:\n" + stubs("0.2.0.192.in-addr.arpa", "0.10.in-addr.arpa",
+				"1.2.0.192.in-addr.arpa", "1.10.in-addr.arpa", "2.10.in-addr.arpa", "8.b.d.0.1.0.0.2.ip6.arpa")},
+		"a network with a port": {"192.0.2.0/24:53 {\n forward . 10.0.0.53\n}",
+			"dns:\n  stubDomains:\n" + stubs("2.0.192.in-addr.arpa")},
+		"a network that is none": {"10.0.0.0/33 {\n forward . 10.0.0.53\n}\n. {\n forward . 10.0.0.1\n}",
+			up + "line 1: not carried over: 10.0.0.0/33: it is neither the name of a zone nor a network\nline 1: " +
+				"not carried over: server block 10.0.0.0/33 with all its directives\n"},
+		"zones that are no names harm no other": {
+			"*.a.test {\n forward . 10.0.0.1\n}\n{$ZONE} {\n forward . 10.0.0.1\n}\n. {\n kubernetes {$DOMAIN}\n " +
+				"forward . 10.0.0.1\n}",
+			"dns:\n  pods: disabled\n  upstreams:\n  - 10.0.0.1:53\nline 1: not carried over: *.a.test: it is " +
+				"neither the name of a zone nor a network\nline 1: not carried over: server block *.a.test with all " +
+				"its directives\nline 4: not carried over: {$ZONE}: variables of CoreDNS's environment are not known " +
+				"here\nline 4: not carried over: {$ZONE}: it is neither the name of a zone nor a network\nline 4: " +
+				"not carried over: server block {$ZONE} with all its directives\nline 8: not carried over: " +
+				"{$DOMAIN}: variables of CoreDNS's environment are not known here\nline 8: not carried over: " +
+				"kubernetes {$DOMAIN}: it is not the name of a zone\n"},
+		"one zone at two ports": {".:53 .:1053 {\n forward . 10.0.0.1\n}", up},
+		"a zone of two blocks": {". {\n forward . 10.0.0.1\n}\n.:1053 {\n forward . 10.0.0.2\n}",
+			up + "line 4: not carried over: a second server block for \".\"\nline 4: not carried over: server block " +
+				".:1053 with all its directives\n"},
+		"proxy of CoreDNS before 1.5": {". {\n proxy . 10.0.0.1\n}", up},
+		"upstream of CoreDNS before 1.7": {". {\n kubernetes cluster.local {\n  pods insecure\n  upstream\n }\n}",
+			"clusterDomain: cluster.local\ndns:\n  pods: insecure\n"},
 		"pods that CoreDNS does not answer for": {". {\n kubernetes cluster.local\n}",
 			"clusterDomain: cluster.local\ndns:\n  pods: disabled\n"},
 		"hosts that hide all else": {"corp.test {\n hosts {\n  192.0.2.1 a.corp.test b.test\n }\n}",
@@ -265,6 +292,48 @@ func TestOddCorefiles(t *testing.T) {
 		if got := translated(t, tc.in, allBuilt, false); got != tc.want {
 			t.Errorf("%s: got\n%s\nwant\n%s", what, got, tc.want)
 		}
+	}
+}
+
+// stubs are the settings of domains that 10.0.0.53 has.
+func stubs(zones ...string) string {
+	var b strings.Builder
+	for _, z := range zones {
+		b.WriteString("    " + z + ":\n    - 10.0.0.53:53\n")
+	}
+	return b.String()
+}
+
+// Other files that a Corefile imports are given by their names, as the keys of k3s's ConfigMap coredns-custom.
+func TestImportedFiles(t *testing.T) {
+	files := map[string]string{"a.server": "corp.test {\n forward . 10.1.0.53\n}\n",
+		"log.override": "log\nnonsense\n", "z.override": "forward . 10.0.0.1", "other": "x {\n}"}
+	out, notes, err := TranslateWith(". {\n errors\n import /etc/coredns/custom/*.override\n}\n"+
+		"import /etc/coredns/custom/*.server\nimport absent/none\n", files, allBuilt)
+	want := "dns:\n  stubDomains:\n    corp.test:\n    - 10.1.0.53:53\n  upstreams:\n  - 10.0.0.1:53\n"
+	if err != nil || string(out) != want {
+		t.Errorf("%v, got\n%s\nwant\n%s", err, out, want)
+	}
+	var said []string
+	for _, n := range notes {
+		if n.Lost {
+			said = append(said, n.String())
+		}
+	}
+	if want := []string{"line 3: not carried over: log: not every query is logged; `wayleave dns log` shows those " +
+		"of a pod or a name", "line 3: not carried over: nonsense: CoreDNS has no such directive of its own",
+		"line 6: not carried over: import absent/none: other files are not read; translate them one by " +
+			"one"}; !slices.Equal(said, want) {
+		t.Errorf("said %q\nwant %q", said, want)
+	}
+	files["b.override"] = "{"
+	if _, _, err := TranslateWith(". {\n import *.override\n}", files, allBuilt); err == nil ||
+		!strings.Contains(err.Error(), "b.override: line 1") {
+		t.Errorf("a file that is none: %v", err)
+	}
+	if _, _, err := TranslateWith(". {\n import x\n}", map[string]string{"x": "import x"}, allBuilt); err == nil ||
+		!strings.Contains(err.Error(), "import each other") {
+		t.Errorf("a file that imports itself: %v", err)
 	}
 }
 

@@ -4,6 +4,9 @@ package corefile
 
 import (
 	"fmt"
+	"maps"
+	"path"
+	"slices"
 	"strings"
 
 	"github.com/coredns/caddy/caddyfile"
@@ -112,9 +115,9 @@ func last(d directive) string {
 	return d.args[len(d.args)-1]
 }
 
-// snippets removes "(name) { … }" from the list, and replaces "import name" by its content, within server blocks and in
-// place of them.
-func snippets(list []directive) (servers []directive, err error) {
+// snippets removes "(name) { … }" from the list, and replaces "import name" by its content, within server blocks and
+// in place of them. files are others that may be imported, by their names; a snippet comes first.
+func snippets(list []directive, files map[string]string) (servers []directive, err error) {
 	known := map[string][]directive{}
 	for _, d := range list {
 		if name, ok := strings.CutPrefix(d.name, "("); ok && strings.HasSuffix(name, ")") {
@@ -124,21 +127,64 @@ func snippets(list []directive) (servers []directive, err error) {
 		servers = append(servers, d)
 	}
 	n := 0
-	if servers, err = expand(servers, known, &n, 0); err != nil {
+	if servers, err = expand(servers, &imports{snippets: known, files: files}, &n, 0); err != nil {
 		return nil, err
 	}
 	return servers, nil
 }
 
+// imports is what a Corefile may import: snippets, and files by their names.
+type imports struct {
+	snippets map[string][]directive
+	files    map[string]string
+}
+
+// find returns the content of a snippet, or of all files that a pattern matches, in order of their names. The lines of
+// files are those of the import.
+func (i *imports) find(pattern string, line int) (content []directive, ok bool, err error) {
+	if content, ok = i.snippets[pattern]; ok {
+		return content, true, nil
+	}
+	for _, name := range slices.Sorted(maps.Keys(i.files)) {
+		if match, err := path.Match(path.Base(pattern), name); err != nil || !match {
+			continue
+		}
+		tokens, err := lex(i.files[name])
+		if err != nil {
+			return nil, false, fmt.Errorf("%s: %w", name, err)
+		}
+		list, rest, err := block(tokens, 0)
+		if err == nil && len(rest) > 0 {
+			err = fmt.Errorf("line %d: a } without a {", rest[0].line)
+		}
+		if err != nil {
+			return nil, false, fmt.Errorf("%s: %w", name, err)
+		}
+		content, ok = append(content, at(list, line)...), true
+	}
+	return content, ok, nil
+}
+
+// at returns the directives with another line.
+func at(list []directive, line int) []directive {
+	for i := range list {
+		list[i].line, list[i].block = line, at(list[i].block, line)
+	}
+	return list
+}
+
 // maxImports bounds snippets that import others many times.
 const maxImports = 1000
 
-func expand(list []directive, known map[string][]directive, n *int, depth int) ([]directive, error) {
+func expand(list []directive, known *imports, n *int, depth int) ([]directive, error) {
 	var out []directive
 	for _, d := range list {
 		content, ok := []directive(nil), false
 		if d.name == "import" && len(d.args) == 1 {
-			content, ok = known[d.args[0]]
+			var err error
+			if content, ok, err = known.find(d.args[0], d.line); err != nil {
+				return nil, err
+			}
 		}
 		if !ok {
 			var err error

@@ -34,11 +34,14 @@ func plugins() []plugin {
 				"other than 30 are not carried over; without `pods`, `dns.pods` is `disabled`"},
 		{name: "forward", state: carried, note: "`dns.upstreams`, or `dns.stubDomains` for a domain; `tls://` with " +
 			"`tls_servername` is `tls://IP@NAME`; `except`, `force_tcp` and client certificates are not carried over"},
+		{name: "proxy", state: carried, note: "as `forward`; CoreDNS before 1.5 had it"},
 		{name: "cache", state: carried, note: "`dns.cacheTTL`, `dns.negativeTTL`, `dns.staleFor`; capacities are " +
 			"`dns.cacheMiB`, `prefetch` is built in; `disable` and `keepttl` are not carried over"},
 		{name: "hosts", state: carried, note: "lines of addresses are `dns.hosts`; files, a `ttl` other than 30 and " +
 			"the lack of `fallthrough` are not carried over"},
-		{name: "import", state: carried, note: "snippets of the same file; other files are not read"},
+		{name: "import", state: carried,
+			note: "snippets of the same file, and keys of the ConfigMaps that are given; " +
+				"other files are not read"},
 		{name: "errors", state: builtIn, note: "failures are logged and counted"},
 		{name: "health", state: builtIn, note: "the container has probes", anyArgs: true,
 			options: []string{"lameduck"}},

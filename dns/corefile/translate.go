@@ -43,16 +43,21 @@ type translator struct {
 	plugins                map[string]plugin
 	from                   map[string]int // line of a key, to detect duplicates
 	notes                  []Note
-	server                 []string // zones of the server block
+	server, own            []string // zones of the server block
 	seen                   []string // zones of all server blocks
 }
 
 // Translate converts a Corefile to a settings file, with notes in the order of lines. has reports whether Wayleave has
 // a setting, by its key. The error is for files that are not Corefiles.
 func Translate(text string, has func(key string) bool) ([]byte, []Note, error) {
+	return TranslateWith(text, nil, has)
+}
+
+// TranslateWith is Translate with the content of files that the Corefile may import, by their names without folders.
+func TranslateWith(text string, files map[string]string, has func(key string) bool) ([]byte, []Note, error) {
 	list, err := parse(text)
 	if err == nil {
-		list, err = snippets(list)
+		list, err = snippets(list, files)
 	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("not a Corefile: %w", err)
@@ -127,7 +132,7 @@ func zone(s string) string { return strings.ToLower(strings.TrimSuffix(s, ".")) 
 
 // block translates a server block.
 func (t *translator) block(s directive) {
-	t.server = nil
+	t.server, t.own = nil, nil
 	for _, z := range append([]string{s.name}, s.args...) {
 		for z := range strings.SplitSeq(z, ",") {
 			if z != "" {
@@ -135,6 +140,7 @@ func (t *translator) block(s directive) {
 			}
 		}
 	}
+	t.seen = append(t.seen, t.own...)
 	if len(t.server) == 0 {
 		t.lose(s.line, "server block %s with all its directives", s.name)
 		return
@@ -152,30 +158,81 @@ func (t *translator) zone(line int, z string) {
 		}
 		z = rest
 	}
-	if i := strings.LastIndexByte(z, ':'); i >= 0 {
+	if i := strings.LastIndexByte(z, ':'); i >= 0 && !strings.Contains(z[i:], "/") { // not a network of IPv6
 		if port := z[i+1:]; port != "53" {
 			t.note(line, "port %s: queries are answered at port 53 of the cluster DNS", port)
 		}
 		z = z[:i]
 	}
+	names, ok := names(z)
+	if !ok {
+		t.lose(line, "%s: it is neither the name of a zone nor a network", z)
+		return
+	}
+	for _, name := range names {
+		switch {
+		case slices.Contains(t.seen, name):
+			t.lose(line, "a second server block for %q", z)
+		case !slices.Contains(t.own, name): // the same zone at another port of the block is one zone
+			t.own, t.server = append(t.own, name), append(t.server, name)
+		}
+	}
+}
+
+// names returns the zones that CoreDNS makes of a name or a network.
+func names(z string) ([]string, bool) {
 	name := zone(z)
 	if strings.Contains(name, "/") {
-		t.lose(line, "%s: write reverse zones as names (10.in-addr.arpa)", z)
-		return
+		n, err := netip.ParsePrefix(name)
+		if err != nil {
+			return nil, false
+		}
+		return reverse(n), true
 	}
-	if slices.Contains(t.seen, name) {
-		t.lose(line, "a second server block for %q", z)
-		return
+	return []string{name}, name == "" || isName(name)
+}
+
+// reverse returns the zones of addresses of a network: one, or several if its length is not at a dot of the names.
+func reverse(n netip.Prefix) (out []string) {
+	n = n.Masked()
+	step, suffix := 8, "in-addr.arpa"
+	if n.Addr().Is6() {
+		step, suffix = 4, "ip6.arpa"
 	}
-	t.seen = append(t.seen, name)
-	t.server = append(t.server, name)
+	bits := (n.Bits() + step - 1) / step * step
+	raw := n.Addr().AsSlice()
+	for i := range 1 << (bits - n.Bits()) {
+		last, labels := slices.Clone(raw), suffix
+		if bits > 0 { // the last label counts
+			last[(bits-1)/8] += byte(i << ((8 - bits%8) % 8))
+		}
+		for b := step; b <= bits; b += step {
+			part := strconv.Itoa(int(last[(b-1)/8]))
+			if step == 4 {
+				part = strconv.FormatInt(int64(last[(b-1)/8]>>((8-b%8)%8)&15), 16)
+			}
+			labels = part + "." + labels
+		}
+		out = append(out, labels)
+	}
+	return out
+}
+
+// isName reports whether text is a DNS name in lower case.
+func isName(s string) bool {
+	for l := range strings.SplitSeq(s, ".") {
+		if l == "" || len(l) > 63 || strings.Trim(l, "abcdefghijklmnopqrstuvwxyz0123456789-_") != "" {
+			return false
+		}
+	}
+	return len(s) <= 253
 }
 
 func (t *translator) directive(d directive) {
 	switch d.name {
 	case "kubernetes":
 		t.kubernetes(d)
-	case "forward":
+	case "forward", "proxy": // proxy was CoreDNS's before 1.5
 		t.forward(d)
 	case "cache":
 		t.cache(d)
@@ -244,6 +301,8 @@ func (t *translator) kubernetes(d directive) {
 			// Reverse names of Services are answered whatever their zone.
 		case name == "":
 			t.lose(d.line, "kubernetes for the root zone: name the cluster's domain")
+		case !isName(name):
+			t.lose(d.line, "kubernetes %s: it is not the name of a zone", z)
 		default:
 			domains = append(domains, name)
 		}
@@ -270,6 +329,8 @@ func (t *translator) kubernetes(d directive) {
 				t.lose(o.line, "fallthrough %s: names of the cluster's domain are answered here only; addresses "+
 					"outside of the cluster are forwarded anyway", strings.Join(o.args, " "))
 			}
+		case "upstream":
+			t.note(o.line, "upstream: built in: aliases to names outside of the cluster are looked up")
 		case "startup_timeout", "startupdelay":
 			t.note(o.line, "%s: not needed: answers start from the last snapshot", o.name)
 		default:
@@ -292,7 +353,7 @@ func (t *translator) built(line int, key string, v any) {
 
 func (t *translator) forward(d directive) {
 	if len(d.args) < 2 {
-		t.lose(d.line, "forward without a zone and a server")
+		t.lose(d.line, "%s without a zone and a server", d.name)
 		return
 	}
 	name := t.options(d)
@@ -334,18 +395,20 @@ func (t *translator) forward(d directive) {
 
 // reach returns the zones of a forward: FROM within those of the server block.
 func (t *translator) reach(d directive) []string {
-	from := zone(d.args[0])
-	if strings.Contains(from, "/") {
-		t.lose(d.line, "forward %s: write reverse zones as names (10.in-addr.arpa)", d.args[0])
+	list, ok := names(d.args[0])
+	if !ok {
+		t.lose(d.line, "forward %s: it is neither the name of a zone nor a network", d.args[0])
 		return nil
 	}
 	var out []string
-	for _, z := range t.server {
-		switch {
-		case from == "" || z == from || strings.HasSuffix(z, "."+from):
-			out = append(out, z)
-		case z == "" || strings.HasSuffix(from, "."+z):
-			out = append(out, from)
+	for _, from := range list {
+		for _, z := range t.server {
+			switch {
+			case from == "" || z == from || strings.HasSuffix(z, "."+from):
+				out = append(out, z)
+			case z == "" || strings.HasSuffix(from, "."+z):
+				out = append(out, from)
+			}
 		}
 	}
 	if len(out) == 0 {
@@ -370,8 +433,12 @@ func (t *translator) options(d directive) (name string) {
 				t.note(o.line, "policy %s: servers are tried in their order, those that answer first", args)
 			}
 		case "max_fails", "health_check", "expire", "max_concurrent", "prefer_udp", "failfast_all_unhealthy_upstreams",
-			"max_idle_conns", "max_age", "max_connect_attempts":
+			"max_idle_conns", "max_age", "max_connect_attempts", "fail_timeout", "spray":
 			t.note(o.line, "%s: health checks and bounds are built in", o.name)
+		case "protocol":
+			if args != "dns" {
+				t.lose(o.line, "protocol %s: upstream servers are queried by UDP, TCP and TLS", args)
+			}
 		default:
 			t.lose(o.line, "forward: %s", strings.TrimSpace(o.name+" "+args))
 		}

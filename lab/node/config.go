@@ -22,7 +22,7 @@ import (
 const PauseImage = "registry.k8s.io/pause:3.10.2"
 
 // zones are assigned to the nodes in turn.
-var zones = []string{"zone-a", "zone-b"}
+var zones = []string{"zone-a", "zone-b", "zone-c"}
 
 const region = "lab"
 

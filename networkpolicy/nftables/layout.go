@@ -262,6 +262,12 @@ func portElements(set string, p networkpolicy.Ports) (out []program.Item) {
 // render calls out for everything that the entry asks for.
 func render(k networkpolicy.Key, e networkpolicy.Entry, out program.Output) {
 	d := k.Direction
+	// Thousands of blocks of one entry can share a set of thousands of ports.
+	type sharedPorts struct {
+		first *networkpolicy.PortRange
+		n     int
+	}
+	names := map[sharedPorts]string{}
 	emit := func(f nft.Family, set string, el nft.Element) {
 		out.Element(program.Place{Family: f, Set: set, Key: el.Key}, program.Value{Data: el.Data, End: el.End})
 	}
@@ -273,7 +279,12 @@ func render(k networkpolicy.Key, e networkpolicy.Entry, out program.Output) {
 		case len(p.Ranges) == 0:
 			el.Data = deny(d)
 		default:
-			name := portsSet(p)
+			shared := sharedPorts{&p.Ranges[0], len(p.Ranges)}
+			name := names[shared]
+			if name == "" {
+				name = portsSet(p)
+				names[shared] = name
+			}
 			el.Data = word(d) + classOf + name
 			needPorts(out, f, d, name, p)
 		}

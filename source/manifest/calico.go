@@ -2,6 +2,7 @@ package manifest
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -38,6 +39,8 @@ type calicoPeer struct {
 		TTLSecurity    int32              `json:"ttlSecurity"`
 		KeepaliveTime  *metav1.Duration   `json:"keepaliveTime"`
 		SourceAddress  string             `json:"sourceAddress"`
+		// KeepOriginalNextHop is Calico's default, and Wayleave's behavior, if it is false.
+		KeepOriginalNextHop bool `json:"keepOriginalNextHop"`
 	} `json:"spec"`
 	Status any `json:"status"`
 }
@@ -55,6 +58,11 @@ type calicoConfiguration struct {
 		ServiceExternalIPs     []calicoBlock      `json:"serviceExternalIPs"`
 		ServiceLoadBalancerIPs []calicoBlock      `json:"serviceLoadBalancerIPs"`
 		LogSeverityScreen      string             `json:"logSeverityScreen"`
+		// Each of these requests nothing if it is empty, or has the value of bindMode's and aggregation's default.
+		BindMode                       string `json:"bindMode"`
+		Communities                    []any  `json:"communities"`
+		PrefixAdvertisements           []any  `json:"prefixAdvertisements"`
+		ServiceLoadBalancerAggregation string `json:"serviceLoadBalancerAggregation"`
 	} `json:"spec"`
 	Status any `json:"status"`
 }
@@ -75,6 +83,9 @@ type calicoPool struct {
 		NodeSelector string   `json:"nodeSelector"`
 		BlockSize    int      `json:"blockSize"`
 		AllowedUses  []string `json:"allowedUses"`
+		// DisableBGPExport and AssignmentMode are in every pool that Calico's operator makes.
+		DisableBGPExport bool   `json:"disableBGPExport"`
+		AssignmentMode   string `json:"assignmentMode"`
 	} `json:"spec"`
 	Status any `json:"status"`
 }
@@ -89,7 +100,7 @@ type calico struct {
 
 // Calico converts Calico's BGPPeers, BGPConfiguration and IPPools, as `kubectl get -o yaml` and `calicoctl get -o yaml`
 // print them, to objects in YAML. notes describe settings to make and each field that has no equal. An error means
-// that the input is not YAML or contains other objects.
+// that the input is not YAML; other objects are reported.
 func Calico(file string, in io.Reader) (out []byte, notes []Note, err error) {
 	c := &calico{}
 	if err := eachDocument(file, in, c.read); err != nil {
@@ -130,7 +141,11 @@ func (c *calico) read(doc []byte) error {
 		}
 		return nil
 	case !ours:
-		return fmt.Errorf("kind: %q of apiVersion %q is not Calico's", meta.Kind, meta.APIVersion)
+		if meta.Kind == "" {
+			return errors.New("kind: is missing")
+		}
+		c.lost(meta.Kind, meta.Metadata.Name, "kind", "is not read: apiVersion %q is not Calico's", meta.APIVersion)
+		return nil
 	}
 	switch meta.Kind {
 	case "BGPPeer":
@@ -213,6 +228,15 @@ func (c *calico) objects() (out []object) {
 func (c *calico) configuration(in *calicoConfiguration, out *api.BGPConfigurationSpec, adv *api.BGPAdvertisementSpec) {
 	const kind = "BGPConfiguration"
 	s, name := &in.Spec, in.Metadata.Name
+	for _, f := range []struct {
+		field string
+		asks  bool
+	}{{"bindMode", s.BindMode != "" && s.BindMode != "None"}, {"communities", len(s.Communities) > 0},
+		{"prefixAdvertisements", len(s.PrefixAdvertisements) > 0}} {
+		if f.asks {
+			c.lost(kind, name, "spec."+f.field, "is not carried over")
+		}
+	}
 	if name != model.BGPDefault {
 		c.lost(kind, name, "metadata.name", "is not carried over: only %q is; a node's ASN is its annotation %s",
 			model.BGPDefault, api.ASNAnnotation)
@@ -246,6 +270,9 @@ func (c *calico) configuration(in *calicoConfiguration, out *api.BGPConfiguratio
 func (c *calico) peer(in *calicoPeer, conf *api.BGPConfigurationSpec) (object, bool) {
 	const kind = "BGPPeer"
 	s, name := &in.Spec, in.Metadata.Name
+	if s.KeepOriginalNextHop {
+		c.lost(kind, name, "spec.keepOriginalNextHop", "is not carried over")
+	}
 	nodes, err := calicoSelector(s.NodeSelector)
 	if err != nil {
 		c.lost(kind, name, "spec.nodeSelector", "the peer is not carried over: %v", err)
@@ -305,13 +332,27 @@ func (c *calico) pool(in *calicoPool) (object, bool) {
 		c.note(kind, name, "spec.disabled", "a disabled pool is left out")
 		return object{}, false
 	}
+	if s.DisableBGPExport {
+		c.lost(kind, name, "spec.disableBGPExport",
+			"is not carried over: with routing: bgp nodes announce their blocks")
+	}
+	manual := s.AssignmentMode == "Manual"
+	if s.AssignmentMode != "" && s.AssignmentMode != "Automatic" && !manual {
+		c.lost(kind, name, "spec.assignmentMode", "is not carried over: %q is not known", s.AssignmentMode)
+	}
 	if slices.Contains(s.AllowedUses, "LoadBalancer") {
 		spec := api.AddressPoolSpec{Addresses: []string{s.CIDR}, BGP: api.BGP{Enabled: true}}
 		off := false
 		spec.L2.Enabled = &off
+		if manual {
+			spec.AutoAssign = &off
+		}
 		_, problems := source.AddressPool(&api.AddressPool{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: spec})
 		c.invalid(kind, name, problems)
 		return object{api.AddressPoolKind, name, spec}, true
+	}
+	if manual {
+		c.lost(kind, name, "spec.assignmentMode", "is not carried over: pods choose no pool")
 	}
 	if s.NodeSelector != "" && s.NodeSelector != "all()" {
 		c.lost(kind, name, "spec.nodeSelector",

@@ -120,8 +120,23 @@ func TestNoFieldOfCalicoIsLostInSilence(t *testing.T) {
 		{object("BGPConfiguration", "default", "logSeverityScreen: Info"), "kind: BGPConfiguration", "", ""},
 		{object("BGPConfiguration", "default", "communities: [{name: a, value: '1:2'}]"), "", "",
 			"lost BGPConfiguration default: spec.communities"},
-		{object("BGPConfiguration", "default", "prefixAdvertisements: []"), "", "",
+		{object("BGPConfiguration", "default", "prefixAdvertisements: [{cidr: 10.0.0.0/8}]"), "", "",
 			"lost BGPConfiguration default: spec.prefixAdvertisements"},
+		// What Calico's own programs write, and asks for nothing.
+		{object("BGPConfiguration", "default", "prefixAdvertisements: [], communities: [], bindMode: None, "+
+			"serviceLoadBalancerAggregation: Enabled"), "kind: BGPConfiguration", "", ""},
+		{object("BGPPeer", "x", tor+", keepOriginalNextHop: false"), "address: 192.0.2.1", "", ""},
+		{object("IPPool", "x", "cidr: 10.0.0.0/16, vxlanMode: Always, disableBGPExport: false, "+
+			"assignmentMode: Automatic, allowedUses: [Workload, Tunnel]"), "", "",
+			"IPPool x: spec: make the settings routing: vxlan"},
+		{object("IPPool", "x", "cidr: 10.0.0.0/24, allowedUses: [LoadBalancer], assignmentMode: Manual"),
+			"autoAssign: false", "", ""},
+		{object("IPPool", "x", "cidr: 10.0.0.0/24, assignmentMode: Manual"), "", "",
+			"lost IPPool x: spec.assignmentMode"},
+		{object("IPPool", "x", "cidr: 10.0.0.0/24, assignmentMode: Never"), "", "",
+			"lost IPPool x: spec.assignmentMode"},
+		{"{apiVersion: operator.tigera.io/v1, kind: Installation, metadata: {name: default}}\n",
+			"address: 198.51.100.1", "", "lost Installation default: kind: is not read"},
 		{object("BGPConfiguration", "default", "bindMode: NodeIP"), "", "",
 			"lost BGPConfiguration default: spec.bindMode"},
 		{object("BGPConfiguration", "node.a", "asNumber: 1"), "", "asn: 1",
@@ -161,7 +176,7 @@ func TestNoFieldOfCalicoIsLostInSilence(t *testing.T) {
 			t.Errorf("%s: notes are %v, want %q", in, notes, tc.note)
 		}
 	}
-	for in, want := range map[string]string{"a: [": "not YAML", "kind: Pod\napiVersion: v1\n": "is not Calico's"} {
+	for in, want := range map[string]string{"a: [": "not YAML", "apiVersion: v1\n": "kind: is missing"} {
 		if _, _, err := Calico("x", strings.NewReader(in)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v", in, err)
 		}

@@ -2,6 +2,7 @@ package manifest
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"reflect"
@@ -28,7 +29,7 @@ func (n Note) String() string { return n.Object + ": " + n.Field + ": " + n.Text
 
 // MetalLB converts MetalLB's objects, as `kubectl get -o yaml` prints them, to AddressPools and objects of BGP in YAML.
 // Its configuration before 0.13, a ConfigMap, is read as well. notes describe each field that these do not have. An
-// error means that the input is not YAML or contains other objects.
+// error means that the input is not YAML; other objects are reported.
 //
 // Addresses of Services are in their status, and stay.
 func MetalLB(file string, in io.Reader) (out []byte, notes []Note, err error) {
@@ -147,7 +148,11 @@ func (m *metallb) read(doc []byte) error {
 	case meta.APIVersion == "v1" && meta.Kind == "ConfigMap":
 		return m.configMap(doc)
 	case group != "metallb.io":
-		return fmt.Errorf("kind: %q of apiVersion %q is not MetalLB's", meta.Kind, meta.APIVersion)
+		if meta.Kind == "" {
+			return errors.New("kind: is missing")
+		}
+		m.lost(meta.Kind, meta.Metadata.Name, "kind", "is not read: apiVersion %q is not MetalLB's", meta.APIVersion)
+		return nil
 	}
 	return m.object(meta.Kind, meta.Metadata.Name, doc)
 }
@@ -309,6 +314,11 @@ func (m *metallb) pool(p metallbPool) *api.AddressPool {
 		}
 		out.Spec.ServiceSelector = m.anyOf("IPAddressPool", p.Metadata.Name, "spec.serviceAllocation.serviceSelectors",
 			alloc.ServiceSelectors)
+		if len(alloc.Namespaces)+len(alloc.NamespaceSelectors)+len(alloc.ServiceSelectors) == 0 {
+			m.note("IPAddressPool", p.Metadata.Name, "spec.serviceAllocation",
+				"selects no Service, so MetalLB assigns the pool only if it is requested: spec.autoAssign is false")
+			out.Spec.AutoAssign = new(bool)
+		}
 		out.Spec.NamespaceSelector = m.namespaces(p.Metadata.Name, alloc.Namespaces, alloc.NamespaceSelectors)
 	}
 	m.announce(p, out)

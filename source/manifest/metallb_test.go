@@ -114,9 +114,9 @@ func TestMetalLBsPoolsBecomeOurs(t *testing.T) {
 
 func TestWhatIsNotMetalLBs(t *testing.T) {
 	for in, want := range map[string]string{
-		"apiVersion: v1\nkind: Service\n": `x.yaml: document 1: kind: "Service" of apiVersion "v1" is not MetalLB's`,
-		"a: [":                            "x.yaml: document 1: not YAML",
-		"apiVersion: v1\nkind: List\nitems: [{apiVersion: v1, kind: Pod}]\n": "items[0]: kind",
+		"apiVersion: v1\n": "x.yaml: document 1: kind: is missing",
+		"a: [":             "x.yaml: document 1: not YAML",
+		"apiVersion: v1\nkind: List\nitems: [{apiVersion: v1}]\n": "items[0]: kind",
 		"apiVersion: metallb.io/v1beta1\nkind: IPAddressPool\nmetadata: {name: x}\n" +
 			"spec: {addresses: 1}": "cannot unmarshal",
 	} {
@@ -128,12 +128,57 @@ func TestWhatIsNotMetalLBs(t *testing.T) {
 		len(notes) != 1 {
 		t.Errorf("nothing became %q %v %v", out, notes, err)
 	}
+	// Other objects are named, and the rest is read.
+	out, notes, err := MetalLB("x", strings.NewReader("apiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1, "+
+		"kind: Pod, metadata: {name: p}}\n- {apiVersion: frrk8s.metallb.io/v1beta1, kind: FRRConfiguration, metadata: "+
+		"{name: f}}\n- {apiVersion: metallb.io/v1beta1, kind: IPAddressPool, metadata: {name: x}, spec: {addresses: "+
+		"[192.0.2.0/28]}}\n"))
+	if err != nil || !strings.Contains(string(out), "192.0.2.0/28") || len(notes) != 3 || !notes[0].Lost ||
+		notes[0].String() != `Pod p: kind: is not read: apiVersion "v1" is not MetalLB's` || !notes[1].Lost {
+		t.Errorf("other objects: %s %v %v", out, notes, err)
+	}
 	// Bad addresses are named, and the pool is printed as it is: its condition says the same.
-	_, notes, err := MetalLB("x", strings.NewReader(
+	_, notes, err = MetalLB("x", strings.NewReader(
 		"apiVersion: metallb.io/v1beta1\nkind: IPAddressPool\nmetadata: {name: x}\nspec: {addresses: [lan]}\n"))
 	if err != nil || len(notes) != 2 || !strings.Contains(notes[1].String(),
 		`spec.addresses[0]: "lan" is not an IP address`) {
 		t.Errorf("%v %v", notes, err)
+	}
+}
+
+// Pools of public reports.
+func TestReportsOfMetalLBsPools(t *testing.T) {
+	for _, tc := range []struct{ report, spec, want, without string }{
+		{"metallb#2221", "addresses: [172.30.2.70-172.30.2.99], autoAssign: false",
+			"addresses:\n  - 172.30.2.70-172.30.2.99\n  autoAssign: false\n", "avoidBuggyAddresses"},
+		{"metallb#1684", "addresses: [65.108.66.126/29]", "addresses:\n  - 65.108.66.120/29\n", "avoidBuggyAddresses"},
+		{"metallb#1515", "addresses: [10.0.1.0/24], avoidBuggyIPs: true", "avoidBuggyAddresses: true", "autoAssign"},
+		{"metallb#1513", "addresses: [10.100.0.1-10.100.0.254, 10.100.1.1-10.100.1.254], autoAssign: true",
+			"addresses:\n  - 10.100.0.1-10.100.0.254\n  - 10.100.1.1-10.100.1.254\n  autoAssign: true\n",
+			"avoidBuggyAddresses"},
+	} {
+		out, notes, err := MetalLB("x", strings.NewReader("apiVersion: metallb.io/v1beta1\nkind: IPAddressPool\n"+
+			"metadata: {name: x}\nspec: {"+tc.spec+"}\n"))
+		if err != nil || !strings.Contains(string(out), tc.want) || strings.Contains(string(out), tc.without) {
+			t.Errorf("%s: %v\n%s\nwant %q", tc.report, err, out, tc.want)
+		}
+		for _, n := range notes {
+			if n.Lost {
+				t.Errorf("%s: lost %s", tc.report, n)
+			}
+		}
+	}
+}
+
+// A pool whose serviceAllocation selects nothing is for Services that request it, as in MetalLB (metallb#2003).
+func TestAPoolThatSelectsNoService(t *testing.T) {
+	for spec, want := range map[string]bool{"{}": true, "{priority: 50}": true, "{namespaces: []}": true,
+		"{namespaces: [a]}": false, "{serviceSelectors: [{matchLabels: {a: b}}]}": false} {
+		out, _, err := MetalLB("x", strings.NewReader("apiVersion: metallb.io/v1beta1\nkind: IPAddressPool\nmetadata: "+
+			"{name: x}\nspec: {addresses: [192.0.2.0/28], autoAssign: true, serviceAllocation: "+spec+"}\n"))
+		if got := strings.Contains(string(out), "autoAssign: false"); err != nil || got != want {
+			t.Errorf("%s: %v\n%s", spec, err, out)
+		}
 	}
 }
 
