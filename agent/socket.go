@@ -76,7 +76,8 @@ func SocketOfContainer(set string) (string, error) {
 			return path, nil
 		}
 	}
-	return "", fmt.Errorf("no process of Wayleave is in this container: %w", os.ErrNotExist)
+	return "", fmt.Errorf("no process of Wayleave runs in this container: %w; run the command there, by "+
+		"kubectl -n kube-system exec POD -c agent|dns|proxy", os.ErrNotExist)
 }
 
 // listenUnix makes a socket that only root may use, in place of a stale one.

@@ -158,5 +158,5 @@ func finish(out io.Writer, result []byte, lost int) error {
 	if lost == 0 {
 		return nil
 	}
-	return fmt.Errorf("%d things could not be carried over, see above", lost)
+	return fmt.Errorf("not carried over: %d, each named above", lost)
 }

@@ -128,7 +128,7 @@ type scale struct {
 func (s *scale) measure(t *testing.T) {
 	r := newRack(t, s.peers)
 	var b strings.Builder
-	fmt.Fprintf(&b, "log stderr fatal;\nrouter id %s;\nprotocol device {}\n", peer)
+	fmt.Fprintf(&b, "log stderr all;\nrouter id %s;\nprotocol device {}\n", peer)
 	st := state()
 	for i := range s.peers {
 		first := i * s.each
@@ -158,8 +158,8 @@ func (s *scale) measure(t *testing.T) {
 func announce(t *testing.T, n int, hold time.Duration) (told, gone time.Duration) {
 	t.Helper()
 	r := newRack(t, 0)
-	router := testnet.NewBIRD(r.peers, fmt.Sprintf("log stderr fatal;\nrouter id %s;\nprotocol device {}\n"+
-		"protocol direct { ipv4; ipv6; }\nprotocol kernel { ipv4 { export all; import none; }; }\n"+
+	router := testnet.NewBIRD(r.peers, fmt.Sprintf("log stderr all;\nrouter id %s;\nprotocol device {}\n"+
+		"protocol direct { ipv4; ipv6; }\nprotocol kernel { ipv4 { export where source = RTS_BGP; import none; }; }\n"+
 		"protocol bgp node { local %[1]s as %[2]d; neighbor %[3]s as %[2]d; hold time %[4]d;\n"+
 		" ipv4 { import all; export none; };\n ipv6 { import all; export none; };\n}\n", peer, asn, own4,
 		hold/time.Second))

@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"runtime"
@@ -15,6 +16,7 @@ import (
 	"wayleave.dev/agent/ingress"
 	"wayleave.dev/dns/schema"
 	"wayleave.dev/dns/server"
+	"wayleave.dev/internal/cli"
 	"wayleave.dev/internal/logging"
 	"wayleave.dev/internal/memlimit"
 	"wayleave.dev/proxy/process"
@@ -22,6 +24,10 @@ import (
 
 // serveDNS is the container dns, without capabilities.
 func serveDNS(cmd *cobra.Command, _ []string) error {
+	if _, err := os.Stat(ownDir); err != nil {
+		return cli.NoAnswer(fmt.Errorf("%s: the DNS server runs only in its container; `wayleave dns --help` lists "+
+			"the commands that ask it: %w", ownDir, err))
+	}
 	logs := logging.New(os.Stderr, logging.Settings{})
 	log := logs.Logger()
 	// The folder may take a fifth of it, and under a flood the collector falls behind.

@@ -19,7 +19,7 @@ func TestImportCorefile(t *testing.T) {
 		"dns.quad9.net\n  }\n  cache 60\n}\ncorp.example {\n  forward . 10.1.0.53\n}\n"))
 	c.SetOut(&out)
 	c.SetErr(&notes)
-	if err := c.Execute(); err == nil || err.Error() != "1 things could not be carried over, see above" {
+	if err := c.Execute(); err == nil || err.Error() != "not carried over: 1, each named above" {
 		t.Errorf("error is %v", err)
 	}
 	if want := "line 2: note: errors: built in: failures are logged and counted\nline 6: not carried over: rewrite: " +

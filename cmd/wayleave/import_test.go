@@ -31,7 +31,7 @@ func TestImportMetalLB(t *testing.T) {
 	// What is lost is named, and the exit status says so.
 	out, notes, err = imports(pool+"---\napiVersion: metallb.io/v1beta2\nkind: BFDProfile\nmetadata: {name: fast}\n",
 		"metallb", "-f", "-")
-	if err == nil || !strings.Contains(err.Error(), "1 things could not be carried over") || out != want ||
+	if err == nil || !strings.Contains(err.Error(), "not carried over: 1") || out != want ||
 		!strings.HasPrefix(notes,
 			"not carried over: BFDProfile fast: kind: is not carried over: BFD is not supported\n") {
 		t.Errorf("printed\n%s\nand\n%s%v", out, notes, err)

@@ -34,7 +34,7 @@ func Shape(root *cobra.Command, calledAs string) {
 		root.Annotations = map[string]string{cobra.CommandDisplayNameAnnotation: "kubectl wayleave"}
 	}
 	root.SilenceUsage, root.SilenceErrors = true, true
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return NoAnswer(err) })
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return NoAnswer(flagError(c, err)) })
 	root.SetHelpCommand(helpCommand())
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()
@@ -59,13 +59,13 @@ func shape(c *cobra.Command) {
 	c.Args = func(c *cobra.Command, list []string) error {
 		if args != nil {
 			if err := args(c, list); err != nil {
-				return NoAnswer(err)
+				return NoAnswer(argsError(c, list, err))
 			}
 		}
-		if err := c.ValidateRequiredFlags(); err != nil {
+		if err := requiredFlags(c); err != nil {
 			return NoAnswer(err)
 		}
-		return NoAnswer(c.ValidateFlagGroups())
+		return NoAnswer(flagGroups(c))
 	}
 	for _, sub := range c.Commands() {
 		shape(sub)
@@ -78,7 +78,7 @@ func noSuchCommand(c *cobra.Command, args []string) error {
 		return nil
 	}
 	c.SuggestionsMinimumDistance = 2
-	hint := fmt.Sprintf("`%s --help` lists what there is", c.CommandPath())
+	hint := fmt.Sprintf("`%s --help` lists the commands", c.CommandPath())
 	if like := c.SuggestionsFor(args[0]); len(like) > 0 {
 		hint = "did you mean " + strings.Join(like, " or ") + "?"
 	}

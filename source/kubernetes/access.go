@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"strings"
 
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -45,12 +46,21 @@ func (a Access) RESTConfig() (c *rest.Config, from string, err error) {
 	rules := a.kubectl()
 	if c, err = rules.ClientConfig(); err != nil {
 		if clientcmd.IsEmptyConfig(err) {
-			return nil, "", errors.New("no cluster: give --kubeconfig, set KUBECONFIG, or write ~/.kube/config")
+			return nil, "", fmt.Errorf("no cluster: found none in %s; give --kubeconfig, set KUBECONFIG, or write "+
+				"~/.kube/config", strings.Join(rules.ConfigAccess().GetLoadingPrecedence(), ", "))
 		}
-		return nil, "", fmt.Errorf("kubeconfig: %w", err)
+		return nil, "", notKubeconfig(err)
 	}
 	tune(c)
 	return c, rules.ConfigAccess().GetDefaultFilename(), nil
+}
+
+// notKubeconfig is the error for a file that client-go cannot use.
+func notKubeconfig(err error) error {
+	if file, _, ok := strings.Cut(err.Error(), ": couldn't get version/kind"); ok {
+		return fmt.Errorf("kubeconfig: %s: found no apiVersion and kind; a file of kind Config is allowed", file)
+	}
+	return fmt.Errorf("kubeconfig: %w", err)
 }
 
 // DefaultNamespace is that of the kubeconfig's context, "default" if it names none.

@@ -122,7 +122,7 @@ func (c *calico) read(doc []byte) error {
 		Items           []any             `json:"items"`
 	}
 	if err := yaml.Unmarshal(doc, &meta); err != nil {
-		return fmt.Errorf("not YAML: %w", err)
+		return notObject(doc, err)
 	}
 	group, _, _ := strings.Cut(meta.APIVersion, "/")
 	ours := group == "crd.projectcalico.org" || group == "projectcalico.org"

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -66,11 +67,28 @@ func eachDocument(file string, in io.Reader, read func(doc []byte) error) error 
 	}
 }
 
+// notObject says what a document has in place of an object; err is why it could not be read as one.
+func notObject(doc []byte, err error) error {
+	var found any
+	if yaml.Unmarshal(doc, &found) != nil {
+		return fmt.Errorf("not YAML: %s", strings.TrimPrefix(err.Error(), "error converting YAML to JSON: "))
+	}
+	switch found.(type) {
+	case string:
+		return errors.New("found text; an object with apiVersion and kind is needed")
+	case []any:
+		return errors.New("found a list; an object with apiVersion and kind is needed, such as one of kind List")
+	case map[string]any:
+		return fmt.Errorf("apiVersion, kind or metadata: %w", err)
+	}
+	return fmt.Errorf("found %v; an object with apiVersion and kind is needed", found)
+}
+
 // document converts one document, or the items of a List.
 func document(at *places, doc []byte) ([]func(*model.Writer), []model.Problem, error) {
 	var meta metav1.TypeMeta
 	if err := yaml.Unmarshal(doc, &meta); err != nil {
-		return nil, nil, fmt.Errorf("not YAML: %w", err)
+		return nil, nil, notObject(doc, err)
 	}
 	switch meta.APIVersion + " " + meta.Kind {
 	case " ":

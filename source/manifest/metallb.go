@@ -128,7 +128,7 @@ func (m *metallb) read(doc []byte) error {
 		Items           []any             `json:"items"`
 	}
 	if err := yaml.Unmarshal(doc, &meta); err != nil {
-		return fmt.Errorf("not YAML: %w", err)
+		return notObject(doc, err)
 	}
 	group, _, _ := strings.Cut(meta.APIVersion, "/")
 	switch {

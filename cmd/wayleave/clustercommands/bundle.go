@@ -29,7 +29,7 @@ func bundleCommand(version string, at cli.Cluster) *cobra.Command {
 	var out cli.Output
 	c := &cobra.Command{
 		Use:   "support-bundle",
-		Short: "Collect the state of an installation in one archive for whoever helps",
+		Short: "Collect logs, objects and kernel state in one archive, for a bug report",
 		Long: "It writes a .tar.gz with the status and the checks of the cluster, of each node the kernel's state,\n" +
 			"metrics and logs, and the objects that Wayleave reads. Secrets are not read; passwords, tokens, keys\n" +
 			"and values of environment variables are redacted. Look at it before you pass it on: names and\n" +

@@ -36,7 +36,7 @@ func checkCommand(cluster cli.Cluster) *cobra.Command {
 	var out cli.Output
 	c := &cobra.Command{
 		Use:   "check [--pre] [--node]",
-		Short: "Say whether a cluster can run Wayleave, or whether Wayleave works",
+		Short: "Check whether a cluster can run Wayleave, or whether an installation works",
 		Long: "With --pre it checks a cluster before installation, otherwise an installation. Nothing is changed:\n" +
 			"the pods of --probe-image are removed again.\n" +
 			"With --node it checks the node that it runs on, as root: kernel, modules, sysctls, ports, kubelet,\n" +

@@ -31,7 +31,7 @@ func statusCommand(cluster cli.Cluster) *cobra.Command {
 	q := statusQuestion{lists: map[string]*bool{}, at: cluster}
 	c := &cobra.Command{
 		Use:   "status",
-		Short: "Say what is programmed in the cluster or on a node, and what is wrong",
+		Short: "Show what is programmed in the cluster or on a node, and problems",
 		Long: "On a node, and in a container of the agent, it asks the agent that owns the node. Elsewhere " +
 			"it asks the\n" +
 			"agents of all nodes through the API server, which needs the right to create pods/exec, and prints a\n" +

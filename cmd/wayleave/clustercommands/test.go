@@ -30,7 +30,7 @@ type connectivityTest struct {
 }
 
 func testCommands(image string, cluster cli.Cluster) *cobra.Command {
-	return cli.Group("test", "Try what a cluster's network must do", connectivityCommand(image, cluster))
+	return cli.Group("test", "Test a cluster's network", connectivityCommand(image, cluster))
 }
 
 func connectivityCommand(image string, cluster cli.Cluster) *cobra.Command {
@@ -38,7 +38,7 @@ func connectivityCommand(image string, cluster cli.Cluster) *cobra.Command {
 	var out cli.Output
 	c := &cobra.Command{
 		Use:   "connectivity",
-		Short: "Try pods, Services, DNS, Ingress, full-size packets and policies from pods on the nodes",
+		Short: "Test pods, Services, DNS, Ingress, path MTU and policies from pods on the nodes",
 		Long: "It starts pods of Wayleave's own image on each node, in a namespace of its own, and has them " +
 			"try, in each\n" +
 			"family of the cluster: pods of the same and of other nodes, packets of the path's MTU, Services " +

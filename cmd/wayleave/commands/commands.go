@@ -82,10 +82,11 @@ func printLines(cmd *cobra.Command, out *cli.Output, text string) error {
 	return out.Print(cmd.OutOrStdout(), text, textResult{cli.Lines(text)})
 }
 
-func mustBe(n int, what string) cobra.PositionalArgs {
+// mustBe takes from minimum to maximum arguments, which what names.
+func mustBe(minimum, maximum int, what string) cobra.PositionalArgs {
 	return func(_ *cobra.Command, args []string) error {
-		if len(args) != n {
-			return fmt.Errorf("accepts %d arg(s), received %d; %s", n, len(args), what)
+		if len(args) < minimum || len(args) > maximum {
+			return fmt.Errorf("%s: found %d arguments", what, len(args))
 		}
 		return nil
 	}

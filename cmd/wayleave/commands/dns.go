@@ -35,8 +35,11 @@ func dnsQueryCommand(socket string) *cobra.Command {
 			"pod/default/web google.com\n" +
 			"  kubectl -n kube-system exec POD_OF_THE_NODE -c dns -- /wayleave dns query --as " +
 			"pod/default/web backend AAAA",
-		Args: cobra.RangeArgs(1, 2),
+		Args: mustBe(1, 2, "NAME is needed, and a TYPE such as AAAA is allowed"),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if as == "" {
+				return cli.NoAnswer(errors.New("--as: not given; the pod that asks is needed, as pod/NAMESPACE/NAME"))
+			}
 			pod, err := objectref.Parse(as, "", objectref.Pod)
 			if err != nil {
 				return cli.NoAnswer(fmt.Errorf("--as: %w", err))

@@ -14,7 +14,7 @@ import (
 )
 
 func explainCommand() *cobra.Command {
-	return cli.Group("explain", "Say why traffic passes, or does not", explainPolicyCommand())
+	return cli.Group("explain", "Explain why traffic is allowed or denied", explainPolicyCommand())
 }
 
 // policyResult is the answer of explain policy.
@@ -29,7 +29,7 @@ func explainPolicyCommand() *cobra.Command {
 	at := cluster()
 	c := &cobra.Command{
 		Use:   "policy FROM TO:PORT/PROTO",
-		Short: "What NetworkPolicies say of a packet, and which rule decides",
+		Short: "Explain which NetworkPolicy rule allows or denies a packet",
 		Long: "FROM and TO are pods, as pod/NAMESPACE/NAME, pod/NAME or NAMESPACE/NAME, or addresses; IPv6 with a " +
 			"port as [2001:db8::1]:80/TCP.\n" +
 			"The port is the pod's own: a Service is translated before policies see the packet. PROTO is TCP, " +
@@ -39,7 +39,7 @@ func explainPolicyCommand() *cobra.Command {
 		Example: "  wayleave explain policy pod/default/a pod/default/b:80/TCP\n" +
 			"  kubectl -n kube-system exec ds/wayleave -c agent -- /wayleave explain policy pod/default/a " +
 			"pod/default/b:80/TCP",
-		Args: mustBe(2, "FROM and TO:PORT/PROTO are needed"),
+		Args: mustBe(2, 2, "FROM and TO:PORT/PROTO are needed"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if at.Namespace == "" {
 				at.Namespace = at.DefaultNamespace()

@@ -12,7 +12,7 @@ import (
 )
 
 func importCommand() *cobra.Command {
-	return cli.Group("import", "Turn what another program was told into our objects and settings",
+	return cli.Group("import", "Convert other programs' configuration into Wayleave's objects and settings",
 		importMetalLBCommand(), importCalicoCommand(), importKubeProxyCommand(),
 		importCorefileCommand("corefile [-f FILE|-]"))
 }
@@ -38,7 +38,7 @@ func importObjects(use, short, long string, run func(file string, in io.Reader, 
 	var file string
 	var out cli.Output
 	c := &cobra.Command{Use: use, Short: short, Args: cobra.NoArgs,
-		Long: long + "It fails when something could not be carried over; the objects are printed all the same.",
+		Long: long + "Fails if something could not be carried over; the objects are printed anyway.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return translate(cmd, &out, file, func(in io.Reader, o, notes io.Writer) error {
 				return run(file, in, o, notes)
@@ -51,19 +51,19 @@ func importObjects(use, short, long string, run func(file string, in io.Reader, 
 }
 
 func importMetalLBCommand() *cobra.Command {
-	return importObjects("metallb -f FILE|-", "MetalLB's pools, advertisements and BGP peers as ours, on stdout",
+	return importObjects("metallb -f FILE|-", "Convert MetalLB's pools, advertisements and BGP peers",
 		"Reads what `kubectl -n metallb-system get "+
 			"ipaddresspools,l2advertisements,bgppeers,bgpadvertisements,communities,bfdprofiles -o yaml`\n"+
-			"prints, or the ConfigMap of MetalLB before 0.13, and prints AddressPools and objects of BGP. What\n"+
-			"becomes of fields that these have not is said on stderr, a line each. The addresses of Services are in\n"+
-			"their status and stay. ", migrate.MetalLB)
+			"prints, or the ConfigMap of MetalLB before 0.13. Prints AddressPools and objects of BGP on stdout,\n"+
+			"and on stderr a line for each field without an equivalent. Services keep their\n"+
+			"addresses, which are in their status. ", migrate.MetalLB)
 }
 
 func importCalicoCommand() *cobra.Command {
-	return importObjects("calico -f FILE|-", "Calico's BGP peers, BGP configuration and pools as ours, on stdout",
+	return importObjects("calico -f FILE|-", "Convert Calico's BGP peers, BGP configuration and pools",
 		"Reads BGPPeers, BGPConfigurations and IPPools, as kubectl (crd.projectcalico.org) or calicoctl with\n"+
-			"-o yaml print them, and prints objects of BGP and AddressPools. Settings to make, and what becomes of\n"+
-			"fields that have no equal, are said on stderr, a line each. ", migrate.Calico)
+			"-o yaml print them. Prints objects of BGP and AddressPools on stdout, and on stderr the settings\n"+
+			"to make and a line for each field without an equivalent. ", migrate.Calico)
 }
 
 func importKubeProxyCommand() *cobra.Command {
@@ -71,15 +71,15 @@ func importKubeProxyCommand() *cobra.Command {
 	var out cli.Output
 	c := &cobra.Command{
 		Use:   "kube-proxy [-f FILE|-] [-- FLAGS]",
-		Short: "kube-proxy's settings and flags as settings, on stdout",
+		Short: "Convert kube-proxy's configuration and flags into settings",
 		Long: "Reads a KubeProxyConfiguration, as `kubectl -n kube-system get configmap kube-proxy -o " +
 			"jsonpath='{.data.config\\.conf}'` prints it, and the\n" +
-			"flags of kube-proxy after --, and prints settings for the ConfigMap wayleave. What becomes of each " +
-			"field and flag that is not a setting\n" +
-			"is said on stderr. It fails when one could not be carried over; the settings are printed all the same.",
+			"flags of kube-proxy after --. Prints settings for the ConfigMap wayleave-settings on stdout, and on " +
+			"stderr a line for each field and flag\n" +
+			"without an equivalent. Fails if one could not be carried over; the settings are printed anyway.",
 		Args: func(cmd *cobra.Command, flags []string) error {
 			if file == "" && len(flags) == 0 {
-				return errors.New("give a file by -f, or flags after --")
+				return cli.Advice("give a file by -f (- is stdin), or flags of kube-proxy after --")
 			}
 			return nil
 		},
@@ -100,15 +100,15 @@ func importCorefileCommand(use string) *cobra.Command {
 	var out cli.Output
 	c := &cobra.Command{
 		Use:   use,
-		Short: "CoreDNS's Corefile as settings, on stdout",
+		Short: "Convert CoreDNS's Corefile into settings",
 		Long: "Reads a Corefile, as `kubectl -n kube-system get configmap coredns -o jsonpath='{.data.Corefile}'` " +
 			"prints it, and prints settings for the\n" +
-			"ConfigMap wayleave. What becomes of every line that is not a setting is said on stderr. It fails when " +
-			"a line could not be carried over;\n" +
-			"the settings are printed all the same.",
+			"ConfigMap wayleave-settings on stdout. On stderr is a line for each directive without an equivalent. " +
+			"Fails if one could not be carried\n" +
+			"over; the settings are printed anyway.",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 1 || (len(args) == 1) == (file != "") {
-				return errors.New("give one file by -f; - is stdin")
+				return cli.Advice("give one file by -f; - is stdin")
 			}
 			return nil
 		},

@@ -41,7 +41,7 @@ func ingressCheckCommand() *cobra.Command {
 	at := cluster()
 	c := &cobra.Command{
 		Use:   "check",
-		Short: "Say beforehand what of a cluster's Ingresses carries over, and which policies would cut the proxies",
+		Short: "Check which Ingresses carry over from ingress-nginx, and which policies would block the proxies",
 		Long: "Nothing is changed. With -f the objects are those of YAML files, as of\n" +
 			"  kubectl get ingress,ingressclass,svc,endpointslice,pod,netpol,node,ns -A -o yaml\n" +
 			"otherwise those of the cluster.\n" +
@@ -70,7 +70,7 @@ func ingressCheckCommand() *cobra.Command {
 	c.Flags().BoolVar(&q.oneNamespace, "hosts-of-one-namespace", false,
 		"as with the setting ingress.hostsOfOneNamespace")
 	c.Flags().StringSliceVar(&q.headers, "allowed-response-headers", nil,
-		"as the setting ingress.globalAllowedResponseHeaders")
+		"as with the setting ingress.globalAllowedResponseHeaders")
 	out.Flag(c)
 	at.Flags(c, "", "report only Ingresses of this namespace; default: all")
 	c.MarkFlagsMutuallyExclusive("namespace", "requests")

@@ -20,10 +20,10 @@ func logLevelCommand() *cobra.Command {
 	var socket string
 	c := &cobra.Command{
 		Use:   "log-level [debug|info|warn|error]",
-		Short: "Show the level of the log of this container, or change it at once",
+		Short: "Show or change the log level of this container",
 		Long: "Run it in a container of Wayleave: agent (also for l2 and status-server), dns, proxy or writer.\n" +
 			"The level holds until the container restarts, or the agent of the node starts with other settings.\n" +
-			"The setting logLevel changes it for good.",
+			"The setting logLevel changes it permanently.",
 		Example: "  kubectl -n kube-system exec POD_OF_THE_NODE -c agent -- /wayleave log-level debug\n" +
 			"  kubectl -n kube-system exec POD_OF_THE_NODE -c dns -- /wayleave log-level",
 		Args:      cobra.MatchAll(cobra.MaximumNArgs(1), cobra.OnlyValidArgs),

@@ -14,7 +14,7 @@ const nodeFacts = agent.NodeFacts
 
 // nodeCommands are the commands that import code for the kernel of a node.
 func nodeCommands(dnsServer func(*cobra.Command, []string) error, dnsSocket string) []*cobra.Command {
-	dns := cli.Group("dns", "Ask a node's DNS server about its queries", dnsCommands(dnsSocket)...)
+	dns := cli.Group("dns", "Show how a node's DNS server answers queries", dnsCommands(dnsSocket)...)
 	if dnsServer != nil {
 		dns.Args, dns.RunE = cobra.NoArgs, dnsServer
 	}

@@ -25,7 +25,7 @@ func renderCommand() *cobra.Command {
 	var out cli.Output
 	c := &cobra.Command{
 		Use:   "render -f FILE|-",
-		Short: "Print what YAML files would become in the kernel; changes nothing",
+		Short: "Print the kernel program for the Services of YAML files; changes nothing",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := r.Check(); err != nil {
@@ -47,7 +47,7 @@ func renderCommand() *cobra.Command {
 		},
 	}
 	c.Flags().StringVar(&r.Mode, "mode", "nftables", "the data plane: nftables, iptables, ipvs or ebpf")
-	c.Flags().StringVar(&r.Scheduler, "scheduler", "rr", "how the mode ipvs draws endpoints")
+	c.Flags().StringVar(&r.Scheduler, "scheduler", "rr", "the scheduler of the mode ipvs")
 	c.Flags().StringVar(&r.Node, "node", "", "the node to render for")
 	c.Flags().StringArrayVarP(&files, "filename", "f", nil,
 		"a file of Services, EndpointSlices and Nodes, - for stdin; may be repeated")

@@ -57,7 +57,7 @@ func installCommand(release deploy.Release, cluster cli.Cluster) *cobra.Command 
 	i := &installer{cluster: cluster, release: release}
 	c := &cobra.Command{
 		Use:   "install",
-		Short: "Install Wayleave on a cluster, and wait until it works",
+		Short: "Install Wayleave on a cluster, and wait until every node runs it",
 		Long:  installText + "On a cluster that has this version already, it repairs what differs.",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -110,7 +110,7 @@ func rollbackCommand(cluster cli.Cluster) *cobra.Command {
 	i := &installer{cluster: cluster}
 	c := &cobra.Command{
 		Use:   "rollback",
-		Short: "Bring back the version that a cluster had before, and wait until every node runs it",
+		Short: "Return to an earlier version, and wait until every node runs it",
 		Long: "Applies the recorded manifest of an earlier revision. Settings stay as they are in the cluster; " +
 			"those that the " +
 			"earlier version\ndoes not know are named. The rollback is a revision of its own.",
@@ -129,7 +129,7 @@ func rollbackCommand(cluster cli.Cluster) *cobra.Command {
 func (i *installer) manifestFlags(c *cobra.Command) {
 	c.Flags().StringVar(&i.release.Image, "image", i.release.Image, "the image: NAME:TAG, or NAME:TAG@sha256:DIGEST")
 	c.Flags().StringVarP(&i.file, "filename", "f", "",
-		"a manifest instead of the one in this program, as your own edited copy; - for stdin")
+		"a manifest in place of the built-in one, such as your edited copy; - for stdin")
 }
 
 func (i *installer) flags(c *cobra.Command) {

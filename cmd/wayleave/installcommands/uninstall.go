@@ -56,6 +56,9 @@ func Uninstall(release deploy.Release, cluster cli.Cluster, node OnNode) *cobra.
 			if u.all {
 				return u.ofCluster(cmd)
 			}
+			if err := onlyWithCluster(cmd); err != nil {
+				return err
+			}
 			if err := sandbox.Enter(u.root); err != nil {
 				return err
 			}
@@ -78,6 +81,18 @@ func Uninstall(release deploy.Release, cluster cli.Cluster, node OnNode) *cobra.
 	c.MarkFlagsMutuallyExclusive("cluster", "verify")
 	c.MarkFlagsMutuallyExclusive("cluster", "root")
 	return c
+}
+
+// onlyWithCluster refuses flags for a cluster: without --cluster the command would clean this machine instead.
+func onlyWithCluster(cmd *cobra.Command) error {
+	for _, name := range []string{"yes", "leave", "kubeconfig", "context", "namespace", "filename", "image",
+		"timeout"} {
+		if cmd.Flags().Changed(name) {
+			return cli.NoAnswer(fmt.Errorf("--%s: is allowed with --cluster only; nothing was changed on this machine",
+				name))
+		}
+	}
+	return nil
 }
 
 func (u *uninstaller) ofCluster(cmd *cobra.Command) error {

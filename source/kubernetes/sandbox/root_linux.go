@@ -14,5 +14,11 @@ func Enter(root string) error {
 	if err := syscall.Chroot(root); err != nil {
 		return fmt.Errorf("--root %s: %w", root, err)
 	}
-	return os.Chdir("/")
+	if err := os.Chdir("/"); err != nil {
+		return err
+	}
+	if _, err := os.Stat("/proc/self"); err != nil {
+		return fmt.Errorf("--root %s: no file system of a node: %w", root, err)
+	}
+	return nil
 }
