@@ -78,8 +78,8 @@ func TestDataPlane(t *testing.T) {
 	if err := page.Bars("bench-dataplane", "mode ebpf, work per CPU-second", "ratio", labels, series); err != nil {
 		t.Fatal(err)
 	}
-	page.Text("The first packets of a connection take the stack in both modes ([record 56]" +
-		"(decisions/0056-fast-path-asks-connection-tracking.md)), so new connections cost the same.")
+	page.Text("In mode ebpf, the third packet of a connection takes the stack, and the first one does twice a " +
+		"second for each pair of addresses ([record 57](decisions/0057-new-connections-repeat-a-verdict.md)).")
 	if err := page.Write(); err != nil {
 		t.Fatal(err)
 	}
