@@ -339,3 +339,36 @@ func TestAPortIsUsedAgain(t *testing.T) {
 		c.Close()
 	}
 }
+
+// A SYN of a connection that exists tells nothing of the rules that hold: the stack lets it pass as established.
+func TestAnOlderConnectionTeachesNothing(t *testing.T) {
+	r := newRig(t)
+	r.set(r.state())
+	echo(r.b)
+	to := netip.AddrPortFrom(r.addr[r.b], 7)
+	c, err := r.a.Dial("tcp", to.String(), 30*time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := pingPong(c); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.kernel.Revoke(); err != nil {
+		t.Fatal(err)
+	}
+	before := r.redirected().Begun
+	send(r.a, c.LocalAddr().(*net.TCPAddr).AddrPort(), to, 2) // SYN
+	time.Sleep(150 * time.Millisecond)                        // an answer is used for a tenth of a second
+	for range 3 {
+		if err := pingPong(c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := r.turn(r.a, to); err != nil {
+		t.Fatal(err)
+	}
+	if n := r.redirected().Begun - before; n > 0 {
+		t.Errorf("%d connections began as an older connection was allowed", n)
+	}
+}
