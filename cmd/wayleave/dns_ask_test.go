@@ -44,7 +44,7 @@ func TestAskingTheDNSContainer(t *testing.T) {
 		{socket, "query --as default/web google.com", "pod default/web is not known by address to this node's DNS", 1},
 		{socket, "query --as svc/default/web google.com",
 			`--as: "svc/default/web" is a svc; pod/NAMESPACE/NAME is allowed`, 2},
-		{socket, "query google.com", `--as: "" is no name of an object; pod/NAMESPACE/NAME is allowed`, 2},
+		{socket, "query google.com", "--as: not given; the pod that asks is needed, as pod/NAMESPACE/NAME", 2},
 		{socket, "query --as pod/default/web google.com nonsense", `"nonsense" is not a record type`, 1},
 		{none, "query --as pod/default/web google.com", "no such file", 1},
 		{socket, "log --for 1s", "--pod pod/NAMESPACE/NAME, --name NAME, or both", 2},

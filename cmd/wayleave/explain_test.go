@@ -31,7 +31,7 @@ func TestExplainPolicyOfFiles(t *testing.T) {
 			"default/p spec.ingress[0]: is for this peer, but not for this port"},
 		{[]string{"default/a", "default/c:81/TCP", "-f", file}, 2, "pod default/c does not exist"},
 		{[]string{"default/a", "default/b:81/TCP", "-f", file + "x"}, 2, "no such file"},
-		{[]string{"default/a"}, 2, "accepts 2 arg(s)"},
+		{[]string{"default/a"}, 2, "FROM and TO:PORT/PROTO are needed: found 1 arguments"},
 		{[]string{"default/a", "default/b:1", "--files"}, 2, "unknown flag"},
 	} {
 		c := root()

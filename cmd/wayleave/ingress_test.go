@@ -44,7 +44,7 @@ func TestIngressCheckOfFiles(t *testing.T) {
 		{[]string{"-f", file, "--requests", "none"}, 2, "no such file"},
 		{[]string{"-f", file, "--adopt-nginx=false"}, 0, "class nginx is not for Wayleave"},
 		{[]string{"-f", file + "x"}, 2, "no such file"},
-		{[]string{"-f", file, "more"}, 2, "unknown command"},
+		{[]string{"-f", file, "more"}, 2, `found "more"; no argument is allowed`},
 		{[]string{"--file", file}, 2, "unknown flag"},
 	} {
 		c := root()

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -107,7 +108,7 @@ func sendable(r *message.Request) bool {
 			return false
 		}
 	}
-	return h1.IsHost(r.Host)
+	return h1.IsHost(r.Host) && bytes.IndexByte(r.Host, ',') < 0 // two hosts, joined
 }
 
 // Request implements message.Downstream.
