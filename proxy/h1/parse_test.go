@@ -100,6 +100,18 @@ func show(r *message.Request) string {
 	return s
 }
 
+// A host is one name or address: two that an intermediary has joined are refused, in each place of a host.
+func TestTwoHostsAreRefused(t *testing.T) {
+	for _, text := range []string{"GET / HTTP/1.1\r\nHost: a,b\r\n\r\n", "GET / HTTP/1.1\r\nHost: a, b\r\n\r\n",
+		"GET http://a,b/ HTTP/1.1\r\nHost: a\r\n\r\n", "GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n"} {
+		_, _, _, _, err := readAll([]byte(text), len(text))
+		var e *Error
+		if !errors.As(err, &e) || e.Status != 400 {
+			t.Errorf("%q: %v, want 400", text, err)
+		}
+	}
+}
+
 func TestHeadsThatAreTooLong(t *testing.T) {
 	long := strings.Repeat("x", 17<<10)
 	for _, x := range []struct {

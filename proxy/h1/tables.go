@@ -3,8 +3,9 @@ package h1
 // token are the characters of methods and field names (RFC 9110, 5.6.2).
 var token = charset("!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 
-// hostChars are those of an authority without userinfo (RFC 3986, 3.2.2).
-var hostChars = charset("!$&'()*+,;=-._~%[]:0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
+// hostChars are those of an authority without userinfo (RFC 3986, 3.2.2), but for the comma: it joins two fields into a
+// list (RFC 9110, 5.3), whose first or last host another program might take.
+var hostChars = charset("!$&'()*+;=-._~%[]:0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 
 // value are the characters of field values: visible ones, space, tab, and bytes above ASCII. target are those of a
 // request's target: the same without white space, and without "#", which begins a part that is not sent to servers.

@@ -1,7 +1,6 @@
 package server
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -108,7 +107,7 @@ func sendable(r *message.Request) bool {
 			return false
 		}
 	}
-	return h1.IsHost(r.Host) && bytes.IndexByte(r.Host, ',') < 0 // two hosts, joined
+	return h1.IsHost(r.Host)
 }
 
 // Request implements message.Downstream.
