@@ -56,12 +56,15 @@ const (
 	response    = 92
 	keepAlive   = 32
 	repeatAfter = 5 * time.Second
+	// longestLook bounds the work for counters that were not read for long: a peer that sent more than messages of such
+	// a time can have sent a packet.
+	longestLook = time.Minute
 )
 
 // isIdle says whether that many bytes can be messages of WireGuard itself. Encrypted packets have 64 bytes or more, in
 // steps of 16.
 func isIdle(bytes uint64, within time.Duration) bool {
-	most := uint64(1 + within/repeatAfter)
+	most := uint64(1 + min(max(within, 0), longestLook)/repeatAfter)
 	for i := range most + 1 {
 		for r := range most + 1 {
 			rest := bytes - i*initiation - r*response

@@ -282,6 +282,12 @@ func TestTheUseOfADevice(t *testing.T) {
 	if last, _ := u.Since(0); !last.IsZero() {
 		t.Errorf("the other device was used at %s", last)
 	}
+	// A counter that was not read for days, or at a time before the last one, costs no more work.
+	for _, within := range []time.Duration{1000 * time.Hour, -time.Hour} {
+		if isIdle(1<<40, within) {
+			t.Errorf("a terabyte within %s is taken for no packet", within)
+		}
+	}
 	for n := range 100 { // of no length of a packet, with or without a message of WireGuard, in a second
 		if size := uint64(80 + 16*n); isIdle(size, time.Second) && size != 240 && size != 272 {
 			t.Errorf("%d bytes are taken for no packet", size)
