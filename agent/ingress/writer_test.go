@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"os"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -11,9 +13,11 @@ import (
 	"wayleave.dev/agent"
 	"wayleave.dev/agent/service"
 	"wayleave.dev/config"
+	"wayleave.dev/ingress"
 	"wayleave.dev/internal/testnet"
 	"wayleave.dev/model"
 	"wayleave.dev/source/manifest"
+	"wayleave.dev/writeback"
 )
 
 func testWriter(t *testing.T, yaml string) (*Feature, *agent.Cluster) {
@@ -119,6 +123,30 @@ func TestTheWriterFindsWhatIsWrongWithObjects(t *testing.T) {
 	<-done
 	if list := c.Problems.List(); len(list) > 0 {
 		t.Errorf("a former writer still says %v", list)
+	}
+}
+
+// Whatever annotation names a Secret or a ConfigMap, nodes report what is wrong with it, and the writer does not.
+func TestFieldsThatNameObjects(t *testing.T) {
+	page, err := os.ReadFile("../../docs/ingress-annotations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := 0
+	for _, cell := range regexp.MustCompile("(?m)^\\| ([a-z0-9-]+)").FindAllSubmatch(page, -1) {
+		key := "nginx.ingress.kubernetes.io/" + string(cell[1])
+		i := &model.Ingress{Name: model.Name{Namespace: "default", Name: "main"},
+			Annotations: map[string]string{"nginx.ingress.kubernetes.io/auth-type": "basic", key: "x"}}
+		names := len(ingress.SecretsOf(i))+len(ingress.ConfigMapsOf(i)) > 0
+		if names {
+			found++
+		}
+		if field := "metadata.annotations[" + key + "]"; writeback.NamesObject(field) != names {
+			t.Errorf("%s names an object: %t", field, names)
+		}
+	}
+	if found < 5 {
+		t.Errorf("only %d annotations of the page name an object", found)
 	}
 }
 
