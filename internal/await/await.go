@@ -3,12 +3,12 @@ package await
 
 import (
 	"context"
-	"errors"
+	"fmt"
 	"time"
 )
 
 // Success repeats a function, with a pause between calls, until it returns no error. When the context ends, it returns
-// the context's cause and the last error.
+// the context's cause and the last error, on one line.
 func Success(ctx context.Context, pause time.Duration, fn func() error) error {
 	for {
 		err := fn()
@@ -17,7 +17,7 @@ func Success(ctx context.Context, pause time.Duration, fn func() error) error {
 		}
 		select {
 		case <-ctx.Done():
-			return errors.Join(context.Cause(ctx), err)
+			return fmt.Errorf("%w: %w", context.Cause(ctx), err)
 		case <-time.After(pause):
 		}
 	}

@@ -13,6 +13,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"wayleave.dev/internal/await"
 )
 
 // Tour runs the checks against one lab.
@@ -171,17 +173,7 @@ func (t *Tour) at(ctx context.Context, place string, args ...string) (string, er
 
 // eventually repeats fn until it succeeds or the check's deadline passes.
 func eventually(ctx context.Context, fn func() error) error {
-	for {
-		err := fn()
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("%w: %w", ctx.Err(), err)
-		case <-time.After(300 * time.Millisecond):
-		}
-	}
+	return await.Success(ctx, 300*time.Millisecond, fn)
 }
 
 // fields queries kubectl for a jsonpath and splits the result.

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"wayleave.dev/internal/await"
 )
 
 // Record identifies one process permanently.
@@ -214,15 +216,8 @@ func (r Record) Program() string {
 // WaitFor calls check until it returns nil, at least every interval, and
 // returns its last error when the context ends.
 func WaitFor(ctx context.Context, what string, interval time.Duration, check func() error) error {
-	for {
-		err := check()
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("waited for %s: %w: %w", what, context.Cause(ctx), err)
-		case <-time.After(interval):
-		}
+	if err := await.Success(ctx, interval, check); err != nil {
+		return fmt.Errorf("waited for %s: %w", what, err)
 	}
+	return nil
 }
