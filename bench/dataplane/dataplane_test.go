@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"wayleave.dev/bench/internal/cpu"
 	"wayleave.dev/bench/internal/result"
 	"wayleave.dev/kernel/bpf/fastpath"
 )
@@ -28,7 +29,7 @@ func TestDataPlane(t *testing.T) {
 	if err := new(fastpath.Kernel).Possible(); errors.Is(err, fastpath.ErrUnsupported) {
 		t.Skip(err)
 	}
-	if err := pin(); err != nil {
+	if err := cpu.Pin(cpu.Pinned); err != nil {
 		t.Fatal(err)
 	}
 	page := result.New(result.Docs, "bench-dataplane", "Benchmark: packets between pods")

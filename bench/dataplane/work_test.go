@@ -2,15 +2,12 @@ package dataplane
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/netip"
-	"os"
-	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"wayleave.dev/bench/internal/cpu"
 )
 
 // window is how many datagrams are on their way at once.
@@ -72,16 +69,7 @@ func (w *world) per(x work, d time.Duration) (float64, error) {
 	dial := func() (net.Conn, error) {
 		return w.client.Dial(x.network, netip.AddrPortFrom(w.to, x.port).String(), 2*time.Second)
 	}
-	before, err := busy()
-	if err != nil {
-		return 0, err
-	}
-	n, err := x.do(dial, time.Now().Add(d))
-	after, err2 := busy()
-	if err := errors.Join(err, err2); err != nil || n == 0 || after <= before {
-		return 0, fmt.Errorf("%s: %v in %v of CPU: %w", x.name, n, after-before, err)
-	}
-	return n / (after - before), nil
+	return cpu.Per(x.name, func() (float64, error) { return x.do(dial, time.Now().Add(d)) })
 }
 
 func stream(dial func() (net.Conn, error), until time.Time) (n float64, err error) {
@@ -160,42 +148,4 @@ func datagrams(dial func() (net.Conn, error), until time.Time) (n float64, err e
 		}
 	}
 	return n, nil
-}
-
-// busy returns the seconds that the CPU of this process has worked, from /proc/stat.
-func busy() (float64, error) {
-	raw, err := os.ReadFile("/proc/stat")
-	if err != nil {
-		return 0, err
-	}
-	for line := range strings.Lines(string(raw)) {
-		rest, ok := strings.CutPrefix(line, fmt.Sprintf("cpu%d ", cpu))
-		if !ok {
-			continue
-		}
-		var user, nice, system, idle, iowait, irq, softirq float64
-		if _, err := fmt.Sscanf(rest, "%g %g %g %g %g %g %g", &user, &nice, &system, &idle, &iowait, &irq,
-			&softirq); err != nil {
-			return 0, fmt.Errorf("/proc/stat: %w", err)
-		}
-		return (user + nice + system + irq + softirq) / 100, nil
-	}
-	return 0, errors.New("/proc/stat: no such CPU")
-}
-
-// cpu is the one that does all work: both ends, and the path.
-const cpu = 1
-
-// pin moves all threads of this process to the CPU. Threads inherit it.
-func pin() error {
-	var set unix.CPUSet
-	set.Set(cpu)
-	tasks, err := os.ReadDir("/proc/self/task")
-	for _, task := range tasks {
-		var id int
-		if _, e := fmt.Sscan(task.Name(), &id); e == nil {
-			err = errors.Join(err, unix.SchedSetaffinity(id, &set))
-		}
-	}
-	return err
 }

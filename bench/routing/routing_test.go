@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"wayleave.dev/bench/internal/cpu"
 	"wayleave.dev/bench/internal/result"
 	"wayleave.dev/internal/testnet"
 	"wayleave.dev/loadbalancer/bgp/speaker"
@@ -49,7 +50,7 @@ func TestRouting(t *testing.T) {
 
 // traffic measures what packets between pods of two nodes cost. Only one CPU works.
 func traffic(t *testing.T, page *result.Page) {
-	if err := pin(cpu); err != nil {
+	if err := cpu.Pin(cpu.Pinned); err != nil {
 		t.Fatal(err)
 	}
 	page.Text("## Packets between pods of two nodes")
@@ -95,7 +96,7 @@ func traffic(t *testing.T, page *result.Page) {
 
 // sessions measures the process bgp. All CPUs work.
 func sessions(t *testing.T, page *result.Page) {
-	if err := pin(0, 1); err != nil {
+	if err := cpu.Pin(0, 1); err != nil {
 		t.Fatal(err)
 	}
 	page.Text("## BGP")

@@ -1,16 +1,12 @@
 package routing
 
 import (
-	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/netip"
-	"os"
-	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"wayleave.dev/bench/internal/cpu"
 )
 
 // work is one kind of traffic; do returns how much was done until a time.
@@ -42,16 +38,7 @@ func (w *world) per(x work, d time.Duration) (float64, error) {
 		return 0, err
 	}
 	defer c.Close()
-	before, err := busy()
-	if err != nil {
-		return 0, err
-	}
-	n, err := x.do(c, time.Now().Add(d))
-	after, err2 := busy()
-	if err := errors.Join(err, err2); err != nil || n == 0 || after <= before {
-		return 0, fmt.Errorf("%s: %v in %v of CPU: %w", x.name, n, after-before, err)
-	}
-	return n / (after - before), nil
+	return cpu.Per(x.name, func() (float64, error) { return x.do(c, time.Now().Add(d)) })
 }
 
 func stream(c net.Conn, until time.Time) (n float64, err error) {
@@ -74,44 +61,4 @@ func pingPong(c net.Conn, until time.Time) (n float64, err error) {
 		}
 	}
 	return n, nil
-}
-
-// cpu is the one that does all work: both ends, both nodes, and processes of WireGuard in user space.
-const cpu = 1
-
-// busy returns the seconds that the CPU has worked, from /proc/stat.
-func busy() (float64, error) {
-	raw, err := os.ReadFile("/proc/stat")
-	if err != nil {
-		return 0, err
-	}
-	for line := range strings.Lines(string(raw)) {
-		rest, ok := strings.CutPrefix(line, fmt.Sprintf("cpu%d ", cpu))
-		if !ok {
-			continue
-		}
-		var user, nice, system, idle, iowait, irq, softirq float64
-		if _, err := fmt.Sscanf(rest, "%g %g %g %g %g %g %g", &user, &nice, &system, &idle, &iowait, &irq,
-			&softirq); err != nil {
-			return 0, fmt.Errorf("/proc/stat: %w", err)
-		}
-		return (user + nice + system + irq + softirq) / 100, nil
-	}
-	return 0, errors.New("/proc/stat: no such CPU")
-}
-
-// pin moves all threads of this process to the CPUs. Threads and children inherit it.
-func pin(cpus ...int) error {
-	var set unix.CPUSet
-	for _, c := range cpus {
-		set.Set(c)
-	}
-	tasks, err := os.ReadDir("/proc/self/task")
-	for _, task := range tasks {
-		var id int
-		if _, e := fmt.Sscan(task.Name(), &id); e == nil {
-			err = errors.Join(err, unix.SchedSetaffinity(id, &set))
-		}
-	}
-	return err
 }
