@@ -202,16 +202,23 @@ func expectSeenWithin(t *testing.T, within time.Duration, from *testnet.NS, to, 
 	})
 }
 
-// TestKeysRotateUnderTraffic: within two periods all keys are others, nothing is lost, and nothing is plain.
-func TestKeysRotateUnderTraffic(t *testing.T) {
-	e := newEncrypted()
+// newRotatingCluster has two nodes with a pod each, whose keys are replaced soon, and a tap that watches the pods.
+func newRotatingCluster(t *testing.T) (e *encrypted, c *cluster, a, d *pod, w *tap) {
+	t.Helper()
+	e = newEncrypted()
 	e.period = 24 * time.Second
-	c := newEncryptedCluster(t, e, routes.Direct)
-	a, d := c.nodes[0].mustAdd("a"), c.nodes[1].mustAdd("d")
-	w := newTap(t, c.nodes...)
+	c = newEncryptedCluster(t, e, routes.Direct)
+	a, d = c.nodes[0].mustAdd("a"), c.nodes[1].mustAdd("d")
+	w = newTap(t, c.nodes...)
 	w.watch(a, d)
 	awaitSessions(t, c.nodes)
 	awaitRoutes(t, a, d)
+	return e, c, a, d, w
+}
+
+// TestKeysRotateUnderTraffic: within two periods all keys are others, nothing is lost, and nothing is plain.
+func TestKeysRotateUnderTraffic(t *testing.T) {
+	e, _, a, d, w := newRotatingCluster(t)
 	keys := func() map[string]plan.Published { k, _, _ := e.board.reader("").Nodes(); return k }
 	first := keys()
 	metered(t, a, []*pod{d}, 7000, func() {
@@ -233,14 +240,7 @@ func TestKeysRotateUnderTraffic(t *testing.T) {
 // TestANodeWithoutItsAgentKeepsItsSessions: an agent that does not run follows no rotation, and other nodes keep the
 // device by which its node sends. Nothing is lost, and the agent catches up.
 func TestANodeWithoutItsAgentKeepsItsSessions(t *testing.T) {
-	e := newEncrypted()
-	e.period = 24 * time.Second
-	c := newEncryptedCluster(t, e, routes.Direct)
-	a, d := c.nodes[0].mustAdd("a"), c.nodes[1].mustAdd("d")
-	w := newTap(t, c.nodes...)
-	w.watch(a, d)
-	awaitSessions(t, c.nodes)
-	awaitRoutes(t, a, d)
+	e, c, a, d, w := newRotatingCluster(t)
 	metered(t, a, []*pod{d}, 7000, func() {
 		c.nodes[1].stop()
 		used := plan.Device(0)

@@ -126,16 +126,16 @@ func (p *passwords) compare(c *comparison) (of *comparison, right bool, err erro
 	c.requests, c.begun, c.done = 1, make(chan struct{}), make(chan struct{})
 	p.clients[c.who]++
 	p.pending[c.key] = c
-	of = c
-	if ns := c.who.namespace; len(p.waiting[ns]) == 0 {
+	ns := c.who.namespace
+	if len(p.waiting[ns]) == 0 {
 		p.turns = append(p.turns, ns)
 	}
-	p.waiting[c.who.namespace] = append(p.waiting[c.who.namespace], c)
+	p.waiting[ns] = append(p.waiting[ns], c)
 	if p.running < p.most {
 		p.running++
 		go p.work()
 	}
-	return of, false, nil
+	return c, false, nil
 }
 
 // leave ends a request's wait. A comparison that no request waits for any more is forgotten.

@@ -181,10 +181,7 @@ func TestEstablishedConnectionsAreRedirected(t *testing.T) {
 			})
 		}
 	}
-	if out := r.node.Run("nft", "list", "chain", "inet", "t", "f"); !strings.Contains(out,
-		"ct state invalid counter packets 0") {
-		t.Errorf("connection tracking finds packets invalid: %s", out)
-	}
+	r.noneInvalid()
 	// Large transfers are whole.
 	for _, to := range []netip.Addr{r.addr[r.b], r.addr6[r.b], r.addr[r.c], r.addr6[r.c]} {
 		r.exchange("tcp", r.a, to, 1, 8<<20)
@@ -382,4 +379,13 @@ func TestLimitsHold(t *testing.T) {
 		t.Errorf("%d packets above the MTU were redirected", n)
 	}
 	r.exchange("tcp", r.a, r.addr[r.b], 1, 4<<20)
+}
+
+// noneInvalid fails if connection tracking has found a packet invalid.
+func (r *rig) noneInvalid() {
+	r.t.Helper()
+	if out := r.node.Run("nft", "list", "chain", "inet", "t", "f"); !strings.Contains(out,
+		"ct state invalid counter packets 0") {
+		r.t.Errorf("connection tracking finds packets invalid: %s", out)
+	}
 }
